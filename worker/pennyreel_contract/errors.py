@@ -1,0 +1,307 @@
+"""Errors as they cross the wire, and the exception that carries one.
+
+Every error has a stable code, a sentence for a person, a hint (what to do next), and says whether
+the same request may succeed if sent again. RunPod's `error` field is a string: what we put into
+it is `ErrorInfo.encode()`, a JSON object whose key `pennyreel_error` names it as ours.
+`ErrorInfo.decode()` reads that, the SDK's own traceback JSON, and any other text.
+
+    PennyreelError          everything this project raises on purpose; has .info
+      BadRequest            mend the request: sending it again cannot help
+      SetupNeeded           install, start or configure something first
+      Unavailable           nothing was accepted: try later or elsewhere
+      JobFailed             the job ran and failed; .info.retryable says if a retry may help
+      JobTimeout            its deadline passed; it was cancelled
+      JobCancelled          somebody cancelled it
+      OutcomeUnknown        it was sent and no answer came: look it up before sending it again
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+MAX_DETAIL_CHARS = 20_000
+"""Details beyond this are cut: platforms limit what an error may weigh."""
+
+
+class Code(str, Enum):
+    """Stable error codes. New ones may be added; none changes its meaning."""
+
+    # The request.
+    BAD_REQUEST = "bad_request"
+    BAD_INPUT = "bad_input"
+    BAD_TEMPLATE = "bad_template"
+    BAD_WORKFLOW = "bad_workflow"
+    CONTRACT_UNSUPPORTED = "contract_unsupported"
+    ATTEMPT_CONFLICT = "attempt_conflict"
+    MISSING_MODEL = "missing_model"
+    NO_OUTPUTS = "no_outputs"
+    REQUEST_TOO_LARGE = "request_too_large"
+    UI_FORMAT = "ui_format"
+    UNKNOWN_NODE = "unknown_node"
+    # Inputs and outputs.
+    INPUT_TOO_LARGE = "input_too_large"
+    INPUT_UNREACHABLE = "input_unreachable"
+    ADDRESS_REFUSED = "address_refused"
+    OUTPUT_MISSING = "output_missing"
+    RESULT_TOO_LARGE = "result_too_large"
+    RESULT_EXPIRED = "result_expired"
+    STORAGE_FAILED = "storage_failed"
+    # The run.
+    CANCELLED = "cancelled"
+    EXECUTION_FAILED = "execution_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    TIMEOUT = "timeout"
+    # The servers.
+    COMFY_CRASHED = "comfy_crashed"
+    COMFY_START_FAILED = "comfy_start_failed"
+    COMFY_UNAVAILABLE = "comfy_unavailable"
+    BACKEND_UNAVAILABLE = "backend_unavailable"
+    RATE_LIMITED = "rate_limited"
+    UNAUTHORIZED = "unauthorized"
+    UNKNOWN_OUTCOME = "unknown_outcome"
+    # This machine.
+    INSTALL_FAILED = "install_failed"
+    NOT_CONFIGURED = "not_configured"
+    NOT_INSTALLED = "not_installed"
+    INTERNAL = "internal"
+
+
+class _Entry(NamedTuple):
+    kind: str
+    retryable: bool
+    hint: str
+
+
+_TABLE: dict[Code, _Entry] = {
+    Code.BAD_REQUEST: _Entry("request", False, "Correct the named field and send it again."),
+    Code.BAD_INPUT: _Entry("request", False, "Check the input file's name and content."),
+    Code.BAD_TEMPLATE: _Entry("request", False, "Check the template's name and parameters."),
+    Code.BAD_WORKFLOW: _Entry("request", False, "Correct the named nodes and send it again."),
+    Code.CONTRACT_UNSUPPORTED: _Entry(
+        "request", False, "Update the older side: the client or the worker image."
+    ),
+    Code.ATTEMPT_CONFLICT: _Entry(
+        "request", False, "Mint a new attempt_id for a request that differs."
+    ),
+    Code.MISSING_MODEL: _Entry(
+        "request", False, "Put the model into ComfyUI's models folder, or name one it has."
+    ),
+    Code.NO_OUTPUTS: _Entry("request", False, "Add an output node, such as SaveImage."),
+    Code.REQUEST_TOO_LARGE: _Entry(
+        "request", False, "Pass large inputs by URL or s3:// instead of inside the request."
+    ),
+    Code.UI_FORMAT: _Entry(
+        "request", False, "In ComfyUI use Workflow > Export (API) and send that file."
+    ),
+    Code.UNKNOWN_NODE: _Entry(
+        "request", False, "Install the node pack that has it, or remove the node."
+    ),
+    Code.INPUT_TOO_LARGE: _Entry("request", False, "Use a smaller file or raise the limit."),
+    Code.INPUT_UNREACHABLE: _Entry("failed", True, "Check that the URL answers from the worker."),
+    Code.ADDRESS_REFUSED: _Entry(
+        "request", False, "Use a public https URL, or have the operator allow this host."
+    ),
+    Code.OUTPUT_MISSING: _Entry("failed", True, "Run it again with another seed or prefix."),
+    Code.RESULT_TOO_LARGE: _Entry(
+        "failed", False, "Give the worker an S3 bucket (BUCKET_*), or make the output smaller."
+    ),
+    Code.RESULT_EXPIRED: _Entry(
+        "failed", False, "Fetch results sooner, or give the worker an S3 bucket (BUCKET_*)."
+    ),
+    Code.STORAGE_FAILED: _Entry("failed", True, "Check the bucket, its credentials and its room."),
+    Code.CANCELLED: _Entry("cancelled", True, "Submit it again if it is still wanted."),
+    Code.EXECUTION_FAILED: _Entry("failed", False, "Correct the node named in the message."),
+    Code.OUT_OF_MEMORY: _Entry(
+        "failed", False, "Use fewer frames or a smaller size, or a GPU with more memory."
+    ),
+    Code.TIMEOUT: _Entry("timeout", True, "Allow more time, or make the job smaller."),
+    Code.COMFY_CRASHED: _Entry("failed", True, "Try again; ComfyUI is being restarted."),
+    Code.COMFY_START_FAILED: _Entry("setup", True, "Read the log's tail in this error's detail."),
+    Code.COMFY_UNAVAILABLE: _Entry("unavailable", True, "Start ComfyUI: pennyreel comfyui start"),
+    Code.BACKEND_UNAVAILABLE: _Entry("unavailable", True, "Try again later."),
+    Code.RATE_LIMITED: _Entry("unavailable", True, "Wait a little and try again."),
+    Code.UNAUTHORIZED: _Entry("setup", False, "Check the API key."),
+    Code.UNKNOWN_OUTCOME: _Entry(
+        "unknown", False, "Look the job up before you send it again: it may have run."
+    ),
+    Code.INSTALL_FAILED: _Entry("setup", True, "Run the installation again: it resumes."),
+    Code.NOT_CONFIGURED: _Entry("setup", False, "Run: pennyreel doctor"),
+    Code.NOT_INSTALLED: _Entry("setup", False, "Run: pennyreel comfyui install"),
+    Code.INTERNAL: _Entry("failed", True, "Please report this with the log."),
+}
+
+
+class ErrorInfo(BaseModel):
+    """One error on the wire. Read leniently: fields a newer writer added are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    code: str = Field(description="a Code, or a newer worker's code that this version lacks")
+    message: str = Field(description="what is wrong and where, for a person")
+    hint: str = Field(default="", description="what to do next")
+    retryable: bool = Field(default=False, description="may the same request succeed later?")
+    detail: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @classmethod
+    def make(
+        cls,
+        code: Code,
+        message: str,
+        *,
+        hint: str | None = None,
+        retryable: bool | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> ErrorInfo:
+        """Build one, taking the hint and the retry verdict from the code where none is given."""
+        entry = _TABLE[code]
+        return cls(
+            code=code.value,
+            message=message,
+            hint=entry.hint if hint is None else hint,
+            retryable=entry.retryable if retryable is None else retryable,
+            detail=detail or {},
+        )
+
+    def encode(self) -> str:
+        """Return the JSON string that goes into the platform's `error` field."""
+        body = self.model_dump(mode="json")
+        text = json.dumps({"pennyreel_error": body}, ensure_ascii=False)
+        if len(text) > MAX_DETAIL_CHARS:
+            body["detail"] = {"truncated": json.dumps(body["detail"])[: MAX_DETAIL_CHARS // 2]}
+            body["message"] = body["message"][: MAX_DETAIL_CHARS // 4]
+            text = json.dumps({"pennyreel_error": body}, ensure_ascii=False)
+        return text
+
+    @classmethod
+    def decode(cls, error: object) -> ErrorInfo:
+        """Read a platform's `error` field, whoever wrote it. Never raises."""
+        body: object = error
+        if isinstance(error, str):
+            try:
+                body = json.loads(error)
+            except ValueError:
+                body = error
+        if isinstance(body, dict):
+            ours = body.get("pennyreel_error", body)
+            if isinstance(ours, dict):
+                try:
+                    return cls.model_validate(ours)
+                except ValidationError:
+                    return _foreign(ours)
+        return cls.make(Code.EXECUTION_FAILED, str(body) or "failed without a reason")
+
+
+def _foreign(body: dict[str, Any]) -> ErrorInfo:
+    """Read an error that another program wrote, such as the SDK's traceback JSON."""
+    message = body.get("error_message") or body.get("message") or body.get("error")
+    text = str(message) if message else json.dumps(body, default=str)[:2000]
+    kind = body.get("error_type")
+    return ErrorInfo.make(
+        Code.EXECUTION_FAILED,
+        f"{text} ({kind})" if kind else text,
+        hint="The worker raised this; its own log has the whole story.",
+        detail={"worker_id": str(body["worker_id"])} if "worker_id" in body else {},
+    )
+
+
+class PennyreelError(Exception):
+    """An error with a code, a hint and a retry verdict; the base of all that we raise."""
+
+    def __init__(
+        self,
+        code: Code,
+        message: str,
+        *,
+        hint: str | None = None,
+        retryable: bool | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        """Build from a code; see `ErrorInfo.make`."""
+        super().__init__(message)
+        self.info = ErrorInfo.make(code, message, hint=hint, retryable=retryable, detail=detail)
+
+    @classmethod
+    def from_info(cls, info: ErrorInfo) -> PennyreelError:
+        """Return the exception class that `info.code` calls for, carrying `info` unchanged."""
+        try:
+            kind = _TABLE[Code(info.code)].kind
+        except ValueError:
+            kind = "failed"
+        error = _CLASSES[kind].__new__(_CLASSES[kind])
+        Exception.__init__(error, info.message)
+        error.info = info
+        return error
+
+    @property
+    def code(self) -> str:
+        """The stable code."""
+        return self.info.code
+
+    @property
+    def hint(self) -> str:
+        """What to do next."""
+        return self.info.hint
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed if it is sent again."""
+        return self.info.retryable
+
+
+class BadRequest(PennyreelError):
+    """Mend the request: sending it again unchanged cannot help."""
+
+
+class SetupNeeded(PennyreelError):
+    """Install, start or configure something first."""
+
+
+class Unavailable(PennyreelError):
+    """Nothing was accepted: try later or elsewhere."""
+
+
+class JobFailed(PennyreelError):
+    """The job ran and failed."""
+
+
+class JobTimeout(PennyreelError):
+    """The job's deadline passed and it was cancelled."""
+
+
+class JobCancelled(PennyreelError):
+    """Somebody cancelled the job."""
+
+
+class OutcomeUnknown(PennyreelError):
+    """The job was sent and no answer came: look it up before sending it again."""
+
+
+_CLASSES: dict[str, type[PennyreelError]] = {
+    "request": BadRequest,
+    "setup": SetupNeeded,
+    "unavailable": Unavailable,
+    "failed": JobFailed,
+    "timeout": JobTimeout,
+    "cancelled": JobCancelled,
+    "unknown": OutcomeUnknown,
+}
+
+
+def error(
+    code: Code,
+    message: str,
+    *,
+    hint: str | None = None,
+    retryable: bool | None = None,
+    detail: dict[str, Any] | None = None,
+) -> PennyreelError:
+    """Return an exception of the class that the code calls for.
+
+    Use it as `raise error(Code.BAD_INPUT, "…")`.
+    """
+    info = ErrorInfo.make(code, message, hint=hint, retryable=retryable, detail=detail)
+    return PennyreelError.from_info(info)

@@ -1,0 +1,38 @@
+"""Progress as it crosses the wire. It decorates: a client never decides by it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+Stage = Literal["queued", "preparing", "executing", "delivering", "done"]
+
+
+class Progress(BaseModel):
+    """One step of a job. `percent` never falls within an attempt."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    percent: float = Field(ge=0, le=100, description="of the whole job")
+    stage: str = Field(description="queued, preparing, executing, delivering or done")
+    node: str | None = Field(default=None, description="id of the node at work")
+    node_class: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    eta_s: float | None = Field(default=None, ge=0)
+    preview: str | None = Field(default=None, repr=False, description="a data: URI, small")
+
+    def wire(self) -> dict[str, Any]:
+        """Return the JSON object to send; its key `pennyreel_progress` names it as ours."""
+        return {"pennyreel_progress": self.model_dump(mode="json", exclude_none=True)}
+
+
+def parse_progress(body: object) -> Progress | None:
+    """Read a progress update, or return None when it is not one of ours."""
+    if not isinstance(body, dict):
+        return None
+    try:
+        return Progress.model_validate(body.get("pennyreel_progress"))
+    except ValidationError:
+        return None

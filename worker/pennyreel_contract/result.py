@@ -1,0 +1,97 @@
+"""Results: what a worker answers. Read leniently, so that a newer worker serves an older client."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from pennyreel_contract.errors import Code, error
+from pennyreel_contract.version import CONTRACT, CONTRACT_MIN
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Artifact(_Lenient):
+    """One thing that a job made. `data` (base64) or `url` carries it; text has `text`."""
+
+    name: str = Field(description="a plain file name, unique within the result")
+    kind: str = Field(description="image, video, audio, model3d, text or file")
+    mime: str
+    bytes: int = Field(ge=0)
+    sha256: str
+    node: str = Field(default="", description="id of the node that made it")
+    temp: bool = False
+    data: str | None = Field(default=None, repr=False, description="base64")
+    url: str | None = Field(default=None, repr=False)
+    url_expires: datetime | None = None
+    s3: str | None = Field(default=None, description="s3://bucket/key")
+
+
+class Gpu(_Lenient):
+    """The device that ran the job, and for how long."""
+
+    name: str
+    type: str = Field(default="", description="cuda, rocm, mps, cpu …")
+    seconds: float = Field(default=0, ge=0, description="execution time on it")
+    vram_bytes: int | None = None
+
+
+class Result(_Lenient):
+    """The outcome of a job that succeeded."""
+
+    contract: int = CONTRACT
+    attempt_id: str
+    artifacts: tuple[Artifact, ...] = ()
+    timings: dict[str, float] = Field(
+        default_factory=dict, description="seconds per stage: prepare, execute, deliver, total"
+    )
+    gpu: Gpu | None = None
+    seed: int | None = None
+    warnings: tuple[str, ...] = ()
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    replayed: bool = Field(default=False, description="a stored result: nothing was rendered")
+    worker: dict[str, str] = Field(default_factory=dict, description="versions")
+
+    def wire(self) -> dict[str, Any]:
+        """Return the JSON object to send."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class Info(_Lenient):
+    """What a worker is and has."""
+
+    contract_min: int = CONTRACT_MIN
+    contract_max: int = CONTRACT
+    versions: dict[str, str] = Field(default_factory=dict)
+    gpu: Gpu | None = None
+    models: dict[str, tuple[str, ...]] = Field(default_factory=dict, description="by folder")
+    nodes: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    storage: str = Field(default="inline", description="inline or s3")
+
+    def wire(self) -> dict[str, Any]:
+        """Return the JSON object to send."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def parse_result(body: object) -> Result:
+    """Read a worker's result.
+
+    Raises:
+        JobFailed: `internal`, when it is not a result at all.
+
+    """
+    try:
+        return Result.model_validate(body)
+    except ValidationError as problem:
+        first = problem.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise error(
+            Code.INTERNAL,
+            f"the worker's answer is not a pennyreel result ({where or 'output'}: {first['msg']})",
+            hint="Check that the endpoint runs the pennyreel worker image.",
+        ) from None
