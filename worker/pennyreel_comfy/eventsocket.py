@@ -1,0 +1,135 @@
+"""The one websocket to a server: a reader thread that keeps it open and hands on its events."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import websocket
+
+from pennyreel_comfy import events
+from pennyreel_comfy.events import Event
+
+CONNECT_S = 5.0
+QUIET_S = 20.0
+"""After this long without a message the server is pinged; a ping that fails means reconnect."""
+
+BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+
+# As the client's first message, it makes previews carry their prompt and node ids.
+_HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+
+
+class EventSocket:
+    """Connects, reads, reconnects with the same client id, until closed.
+
+    `on_event` and `on_reconnect` are called in the reader thread.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        client_id: str,
+        *,
+        on_event: Callable[[Event], None],
+        on_reconnect: Callable[[], None],
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Keep the settings; `start` connects."""
+        self._url = f"{url}?clientId={client_id}"
+        self._headers = [f"{name}: {value}" for name, value in (headers or {}).items()]
+        self._on_event = on_event
+        self._on_reconnect = on_reconnect
+        self._closing = threading.Event()
+        self._open = threading.Event()
+        self._attempted = threading.Event()
+        self._lock = threading.Lock()
+        self._socket: Any = None  # websocket.WebSocket; its methods carry no types
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> bool:
+        """Begin to read; return whether the connection is open after its first attempt."""
+        with self._lock:
+            if self._thread is None and not self._closing.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="pennyreel-comfy-ws", daemon=True
+                )
+                self._thread.start()
+        self._attempted.wait(2 * CONNECT_S)
+        return self._open.is_set()
+
+    def close(self) -> None:
+        """Close the connection and end the reader."""
+        self._closing.set()
+        with self._lock:
+            open_socket, thread = self._socket, self._thread
+        if open_socket is not None:
+            open_socket.shutdown()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(CONNECT_S + 1)
+
+    def _run(self) -> None:
+        failures = 0
+        connected_before = False
+        while not self._closing.is_set():
+            try:
+                self._connect()
+            except (OSError, websocket.WebSocketException):
+                pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+                failures += 1
+                self._attempted.set()
+                self._closing.wait(pause)
+                continue
+            failures = 0
+            if connected_before:
+                self._on_reconnect()
+            connected_before = True
+            self._read()
+            self._open.clear()
+
+    def _connect(self) -> None:
+        fresh: Any = websocket.WebSocket(enable_multithread=True)
+        # No Origin: ComfyUI answers 403 when it differs from a loopback Host.
+        fresh.connect(
+            self._url,
+            timeout=CONNECT_S,
+            header=self._headers,
+            suppress_origin=True,
+            http_no_proxy=["127.0.0.1", "localhost", "::1"],
+        )
+        fresh.settimeout(QUIET_S)
+        fresh.send(_HELLO)
+        with self._lock:
+            self._socket = fresh
+        if self._closing.is_set():
+            fresh.shutdown()
+        self._open.set()
+        self._attempted.set()
+
+    def _read(self) -> None:
+        current = self._socket
+        if current is None:
+            return
+        pinged = 0.0
+        try:
+            while not self._closing.is_set():
+                try:
+                    opcode, data = current.recv_data()
+                except websocket.WebSocketTimeoutException:
+                    if pinged:
+                        return  # the ping had no answer either
+                    pinged = time.monotonic()
+                    current.ping()
+                    continue
+                pinged = 0.0
+                if opcode == websocket.ABNF.OPCODE_CLOSE:
+                    return
+                message = data.decode("utf-8", "replace") if opcode == 1 else bytes(data)
+                self._on_event(events.parse(message))
+        except (OSError, websocket.WebSocketException):
+            return
+        finally:
+            current.shutdown()

@@ -1,0 +1,270 @@
+"""Typed calls to a ComfyUI server, and the one table that turns its failures into our errors.
+
+Thread-safe: each thread has its own `requests.Session`. No call retries by itself.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import requests
+
+from pennyreel_comfy.rejections import rejection
+from pennyreel_contract import Code, PennyreelError, error
+
+CONNECT_S = 5.0
+READ_S = 30.0
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """ComfyUI's answer to POST /prompt. `node_errors` name outputs that it silently dropped."""
+
+    prompt_id: str
+    node_errors: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Prompt ids by place."""
+
+    running: tuple[str, ...]
+    pending: tuple[str, ...]
+
+    def __contains__(self, prompt_id: object) -> bool:
+        return prompt_id in self.running or prompt_id in self.pending
+
+
+class ComfyHttp:
+    """One ComfyUI server by its base URL, such as `http://127.0.0.1:8188`.
+
+    `headers` go to this server only; redirects are refused so that they never go elsewhere.
+    """
+
+    def __init__(self, base_url: str, *, headers: Mapping[str, str] | None = None) -> None:
+        """Keep the address; nothing is sent."""
+        parts = urlsplit(base_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise error(
+                Code.BAD_REQUEST,
+                f"{base_url!r} is not a ComfyUI address",
+                hint="Write it like http://127.0.0.1:8188",
+            )
+        self.base_url = base_url.rstrip("/")
+        self._headers = dict(headers or {})
+        self._local = threading.local()
+        self._has_jobs: bool | None = None
+
+    @property
+    def ws_url(self) -> str:
+        """The websocket's address, without the client id."""
+        return "ws" + self.base_url[len("http") :] + "/ws"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers for this server."""
+        return dict(self._headers)
+
+    def system_stats(self, *, timeout: float = CONNECT_S) -> dict[str, Any]:
+        """GET /system_stats: versions and devices; the cheapest sign of life."""
+        body = self._json("GET", "/system_stats", timeout=timeout)
+        if not isinstance(body, dict) or "system" not in body:
+            raise error(
+                Code.COMFY_UNAVAILABLE,
+                f"{self.base_url} answers, but is not ComfyUI",
+                hint="Check the address and port.",
+                retryable=False,
+            )
+        return body
+
+    def prompt(
+        self,
+        graph: Mapping[str, Any],
+        *,
+        client_id: str,
+        prompt_id: str,
+        extra_data: Mapping[str, Any] | None = None,
+    ) -> Accepted:
+        """POST /prompt.
+
+        Raises:
+            BadRequest: the graph was refused; nothing was queued.
+            OutcomeUnknown: sent, no answer; look `prompt_id` up.
+
+        """
+        body: dict[str, Any] = {"prompt": graph, "client_id": client_id, "prompt_id": prompt_id}
+        if extra_data:
+            body["extra_data"] = extra_data
+        with self._call("POST", "/prompt", json=body, unsafe=True) as reply:
+            if reply.status_code != 200:
+                raise rejection(reply.status_code, _body(reply), graph)
+            answer = _body(reply)
+        if not isinstance(answer, dict):
+            raise error(Code.UNKNOWN_OUTCOME, f"{self.base_url}/prompt gave an unreadable answer")
+        return Accepted(str(answer.get("prompt_id", prompt_id)), answer.get("node_errors") or {})
+
+    def queue(self) -> Queue:
+        """GET /queue."""
+        body = self._json("GET", "/queue")
+        ids = {
+            key: tuple(str(item[1]) for item in body.get(key, ()) if len(item) > 1)
+            for key in ("queue_running", "queue_pending")
+        }
+        return Queue(ids["queue_running"], ids["queue_pending"])
+
+    def history(self, prompt_id: str) -> dict[str, Any] | None:
+        """GET /history/ID: the entry of an ended job, else None."""
+        body = self._json("GET", f"/history/{prompt_id}")
+        entry = body.get(prompt_id) if isinstance(body, dict) else None
+        return entry if isinstance(entry, dict) else None
+
+    def forget(self, prompt_id: str) -> None:
+        """Delete the job's history entry."""
+        self._json("POST", "/history", json={"delete": [prompt_id]})
+
+    def dequeue(self, prompt_id: str) -> None:
+        """Take a pending job out of the queue; does nothing to a running one."""
+        self._json("POST", "/queue", json={"delete": [prompt_id]})
+
+    def interrupt(self, prompt_id: str) -> None:
+        """Stop this job if it is the one that runs (servers since 0.3.64 check the id)."""
+        self._json("POST", "/interrupt", json={"prompt_id": prompt_id})
+
+    def cancel_job(self, prompt_id: str) -> bool:
+        """POST /api/jobs/ID/cancel, where the server has it (0.38); False where it has not."""
+        if self._has_jobs is False:
+            return False
+        with self._call("POST", f"/api/jobs/{prompt_id}/cancel") as reply:
+            self._has_jobs = reply.status_code not in {404, 405} or _is_job_404(reply)
+            return reply.status_code == 200
+
+    def free(self, *, unload_models: bool = True) -> None:
+        """POST /free: give memory back."""
+        self._json("POST", "/free", json={"unload_models": unload_models, "free_memory": True})
+
+    def object_info(self, node_class: str | None = None) -> dict[str, Any]:
+        """GET /object_info: every node class with its inputs (about 0.8 MB), or one."""
+        path = "/object_info" if node_class is None else f"/object_info/{node_class}"
+        body = self._json("GET", path)
+        return body if isinstance(body, dict) else {}
+
+    def models(self, folder: str | None = None) -> list[str]:
+        """GET /models: the folders, or one folder's files."""
+        body = self._json("GET", "/models" if folder is None else f"/models/{folder}")
+        return [str(name) for name in body] if isinstance(body, list) else []
+
+    def upload(self, name: str, content: BinaryIO, *, subfolder: str = "") -> str:
+        """POST /upload/image (any file type); returns the name under which graphs find it."""
+        data = {"type": "input", "subfolder": subfolder, "overwrite": "true"}
+        with self._call(
+            "POST", "/upload/image", data=data, files={"image": (name, content)}, timeout=600.0
+        ) as reply:
+            if reply.status_code == 413:
+                raise error(Code.INPUT_TOO_LARGE, f"ComfyUI refuses {name}: too large to upload")
+            if reply.status_code != 200:
+                raise error(
+                    Code.BAD_INPUT, f"ComfyUI refuses the upload of {name}: {reply.status_code}"
+                )
+            answer = _body(reply)
+        if not isinstance(answer, dict) or "name" not in answer:
+            raise error(Code.COMFY_UNAVAILABLE, "ComfyUI gave an unreadable answer to an upload")
+        folder = str(answer.get("subfolder") or "")
+        return f"{folder}/{answer['name']}" if folder else str(answer["name"])
+
+    @contextmanager
+    def view(self, filename: str, subfolder: str, kind: str) -> Iterator[Iterator[bytes]]:
+        """GET /view as a stream of chunks of at most 1 MiB."""
+        params = {"filename": filename, "subfolder": subfolder, "type": kind}
+        with self._call("GET", "/view", params=params, stream=True) as reply:
+            if reply.status_code != 200:
+                raise error(
+                    Code.OUTPUT_MISSING,
+                    f"ComfyUI says it made {filename}, but /view answers {reply.status_code}",
+                )
+            try:
+                yield reply.iter_content(CHUNK)
+            except requests.RequestException as problem:
+                raise self._unavailable(problem) from None
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        with self._call(method, path, **options) as reply:
+            if reply.status_code == 404:
+                return {}
+            if reply.status_code in {401, 403}:
+                raise error(Code.UNAUTHORIZED, f"{self.base_url}{path} answers {reply.status_code}")
+            if not reply.ok:
+                raise error(
+                    Code.COMFY_UNAVAILABLE, f"{self.base_url}{path} answers {reply.status_code}"
+                )
+            return _body(reply)
+
+    @contextmanager
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: float = READ_S,
+        unsafe: bool = False,
+        **options: Any,
+    ) -> Iterator[requests.Response]:
+        """Send one request. `unsafe`: a lost answer means that the outcome is unknown."""
+        session = self._session()
+        try:
+            reply = session.request(
+                method,
+                self.base_url + path,
+                headers=self._headers,
+                timeout=(CONNECT_S, timeout),
+                allow_redirects=False,
+                **options,
+            )
+        except requests.ConnectTimeout as problem:
+            raise self._unavailable(problem) from None
+        except requests.RequestException as problem:
+            if unsafe and not _never_sent(problem):
+                raise error(
+                    Code.UNKNOWN_OUTCOME, f"{self.base_url}{path} was sent, no answer came"
+                ) from None
+            raise self._unavailable(problem) from None
+        with reply:
+            yield reply
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            # Environment proxies and .netrc would send a local job elsewhere.
+            session.trust_env = urlsplit(self.base_url).hostname not in {
+                "127.0.0.1",
+                "localhost",
+                "::1",
+            }
+        return session
+
+    def _unavailable(self, problem: Exception) -> PennyreelError:
+        kind = type(problem).__name__
+        return error(Code.COMFY_UNAVAILABLE, f"no ComfyUI answers at {self.base_url} ({kind})")
+
+
+def _never_sent(problem: requests.RequestException) -> bool:
+    """Whether the connection was refused, so that no byte of the request left."""
+    return isinstance(problem, requests.ConnectionError) and "NewConnectionError" in repr(problem)
+
+
+def _is_job_404(reply: requests.Response) -> bool:
+    """Tell "no such job" from "no such route": only the former answers in JSON."""
+    return reply.status_code == 404 and "json" in reply.headers.get("Content-Type", "")
+
+
+def _body(reply: requests.Response) -> Any:
+    try:
+        return reply.json()
+    except ValueError:
+        return reply.text

@@ -1,0 +1,343 @@
+"""Supervises one ComfyUI child: starts it, knows its state, keeps its last lines, ends it.
+
+    NEW -> STARTING -> READY <-> BUSY        stop() -> STOPPED from anywhere
+              |          |        |
+              +----------+--------+-> FAILED  restart() -> STARTING
+
+When the child dies, everybody who waits for it is told: `on_death` callbacks get the error that
+their call should end with, exit code and last log lines included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pennyreel_comfy.http import ComfyHttp
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import Code, PennyreelError, error
+
+START_S = 180.0
+STOP_S = 10.0
+TAIL_LINES = 200
+_PROBE_S = 0.05
+
+CHILD = Path(__file__).with_name("child.py")
+"""Wrap ComfyUI with this (`[python, CHILD, main.py, …]`) and it ends when its parent does."""
+
+
+class State(str, Enum):
+    """What the child is doing."""
+
+    NEW = "new"
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+class ComfyProcess:
+    """One ComfyUI child on a free loopback port, chosen anew at each start.
+
+    Thread-safe. Illegal calls (start while it runs, busy while it does not) raise RuntimeError.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[int], Sequence[str]],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        start_s: float = START_S,
+        on_line: Callable[[str], None] | None = None,
+    ) -> None:
+        """Prepare; nothing starts.
+
+        Args:
+            command: from a port to the argument list. Its stdin stays open while we live.
+            env: the whole environment of the child; None = ours.
+            cwd: where it runs.
+            start_s: how long it may take to answer its first request.
+            on_line: called with each line of its output, in a thread of ours.
+
+        """
+        self._command = command
+        self._env = None if env is None else dict(env)
+        self._cwd = cwd
+        self._start_s = start_s
+        self._on_line = on_line
+        self._changed = threading.Condition(threading.RLock())
+        self._state = State.NEW
+        self._busy = 0
+        self._child: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+        self._problem: PennyreelError | None = None
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._callbacks: list[Callable[[PennyreelError], None]] = []
+        self._threads: list[threading.Thread] = []
+        self.port = 0
+        self.started_s: float | None = None
+        """Seconds from start to the first answer, of the last successful start."""
+
+    @property
+    def state(self) -> State:
+        """What the child is doing now."""
+        with self._changed:
+            return self._state
+
+    @property
+    def url(self) -> str:
+        """Its base URL, once started."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        with self._changed:
+            alive = self._child is not None and self._child.poll() is None
+            return self._child.pid if self._child is not None and alive else None
+
+    def tail(self, lines: int = 40) -> list[str]:
+        """Return the last lines of its output."""
+        with self._changed:
+            return list(self._tail)[-lines:]
+
+    def on_death(self, callback: Callable[[PennyreelError], None]) -> None:
+        """Call `callback` with the error each time that the child dies unasked."""
+        with self._changed:
+            self._callbacks.append(callback)
+
+    def start(self) -> None:
+        """Start the child and return at once; `wait_ready` waits."""
+        with self._changed:
+            if self._state in {State.STARTING, State.READY, State.BUSY}:
+                raise RuntimeError(f"ComfyUI is already {self._state.value}")
+            self._stopping, self._problem, self._busy = False, None, 0
+            self.port = free_port()
+            child = self._spawn()
+            self._child, self._state = child, State.STARTING
+            self._changed.notify_all()
+        self._threads = [
+            threading.Thread(target=target, args=args, name=f"pennyreel-comfy-{name}", daemon=True)
+            for name, target, args in (
+                ("log", self._read_log, (child,)),
+                ("ready", self._probe, (child, time.monotonic())),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait_ready(
+        self, deadline: Deadline | None = None, cancel: CancelToken | None = None
+    ) -> None:
+        """Block until it answers.
+
+        Raises:
+            SetupNeeded: `comfy_start_failed`, with the log's tail: it died or took too long.
+            JobTimeout, JobCancelled: the caller's own limit came first.
+
+        """
+        deadline = deadline or Deadline(self._start_s)
+        with self._changed:
+            while self._state not in {State.READY, State.BUSY}:
+                if self._problem is not None:
+                    raise self._problem
+                if self._state in {State.NEW, State.STOPPED}:
+                    raise RuntimeError(f"ComfyUI is {self._state.value}, not starting")
+                if cancel is not None:
+                    cancel.check()
+                if deadline.expired:
+                    raise deadline.error("waiting for ComfyUI to start")
+                self._changed.wait(deadline.left(0.25))
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Mark a job as running: BUSY while any is."""
+        with self._changed:
+            if self._state not in {State.READY, State.BUSY}:
+                raise self._problem or RuntimeError(f"ComfyUI is {self._state.value}")
+            self._busy += 1
+            self._set(State.BUSY)
+            child = self._child
+        try:
+            yield
+        finally:
+            with self._changed:
+                if self._child is child and self._state is State.BUSY:
+                    self._busy -= 1
+                    if self._busy == 0:
+                        self._set(State.READY)
+
+    def stop(self) -> None:
+        """End the child and its children: SIGTERM, then SIGKILL. Returns when it is gone."""
+        with self._changed:
+            self._stopping = True
+            child = self._child
+        if child is not None:
+            _end(child)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(STOP_S)
+        with self._changed:
+            if self._state is not State.NEW:
+                self._set(State.STOPPED)
+
+    def restart(self) -> None:
+        """Stop it if it runs, start it anew, and return at once."""
+        self.stop()
+        self.start()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        options: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        try:
+            return subprocess.Popen(
+                list(self._command(self.port)),
+                stdin=subprocess.PIPE,  # held open: child.py leaves when it closes
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=self._cwd,
+                env=self._env,
+                **options,
+            )
+        except OSError as problem:
+            self._problem = error(
+                Code.COMFY_START_FAILED,
+                f"ComfyUI could not be started: {problem.strerror or problem}",
+                hint="Run: pennyreel comfyui install",
+            )
+            self._set(State.FAILED)
+            raise self._problem from None
+
+    def _read_log(self, child: subprocess.Popen[bytes]) -> None:
+        """Keep its output's tail; at the end of it, tell everybody why."""
+        if child.stdout is None:  # pragma: no cover - always a pipe
+            return
+        for raw in child.stdout:
+            line = raw.decode("utf-8", "replace").rstrip()
+            with self._changed:
+                self._tail.append(line)
+            if self._on_line is not None:
+                self._on_line(line)
+        child.wait()
+        child.stdout.close()
+        if child.stdin is not None:
+            with contextlib.suppress(OSError):
+                child.stdin.close()
+        self._died(child)
+
+    def _died(self, child: subprocess.Popen[bytes]) -> None:
+        with self._changed:
+            if self._stopping or self._child is not child or self._state is State.FAILED:
+                return
+            starting = self._state is State.STARTING
+            problem = self._death(child.returncode, starting=starting)
+            self._problem = problem
+            self._set(State.FAILED)
+            callbacks = list(self._callbacks)
+        _kill_group(child)  # whatever the child left behind
+        for callback in callbacks:
+            callback(problem)
+
+    def _death(self, code: int | None, *, starting: bool) -> PennyreelError:
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                how = f"signal {signal.Signals(-code).name}"
+        killed = code in {-9, 137}
+        return error(
+            Code.COMFY_START_FAILED if starting else Code.COMFY_CRASHED,
+            f"ComfyUI {'ended while it started' if starting else 'died'} ({how})",
+            hint="The system may have run out of memory." if killed else None,
+            detail={"log": self.tail(), "returncode": code},
+        )
+
+    def _probe(self, child: subprocess.Popen[bytes], began: float) -> None:
+        """Ask until it answers, dies, is stopped, or has had its time."""
+        http = ComfyHttp(self.url)
+        while True:
+            with self._changed:
+                if self._child is not child or self._state is not State.STARTING or self._stopping:
+                    return
+                if time.monotonic() - began > self._start_s:
+                    break
+            if _answers(http):
+                with self._changed:
+                    if self._child is child and self._state is State.STARTING:
+                        self.started_s = time.monotonic() - began
+                        self._set(State.READY)
+                return
+            with self._changed:
+                self._changed.wait(_PROBE_S)
+        self._too_slow(child)
+
+    def _too_slow(self, child: subprocess.Popen[bytes]) -> None:
+        with self._changed:
+            problem = self._problem = error(
+                Code.COMFY_START_FAILED,
+                f"ComfyUI did not answer within {self._start_s:g} s of its start",
+                detail={"log": self.tail()},
+            )
+            self._set(State.FAILED)
+            callbacks = list(self._callbacks)
+        _end(child)
+        for callback in callbacks:
+            callback(problem)
+
+    def _set(self, state: State) -> None:
+        with self._changed:
+            self._state = state
+            self._changed.notify_all()
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody uses now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _answers(http: ComfyHttp) -> bool:
+    try:
+        http.system_stats(timeout=2.0)
+    except PennyreelError:
+        return False
+    return True
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        _signal_group(child, signal.SIGTERM)
+        try:
+            child.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            _kill_group(child)
+            child.wait(STOP_S)
+    _kill_group(child)
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    _signal_group(child, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+    """Signal the child's whole process group, which it leads; its id outlives the leader."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "win32":
+            child.kill()
+        else:
+            os.killpg(child.pid, number)

@@ -1,0 +1,362 @@
+"""Runs graphs on one ComfyUI server: one websocket for all jobs, told apart by prompt id.
+
+The websocket only says when to look and how far a job is. /history decides: it is read when a
+job's end is announced, and every `poll_s` besides, so a lost message delays a job and never
+hangs it. A job that is neither queued nor in /history is lost, and that is an error too.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from typing_extensions import Self
+
+from pennyreel_comfy.events import (
+    Cached,
+    Errored,
+    Event,
+    Executing,
+    Image,
+    Interrupted,
+    NodeStates,
+    NodeSteps,
+    Started,
+    Succeeded,
+)
+from pennyreel_comfy.eventsocket import EventSocket
+from pennyreel_comfy.http import ComfyHttp
+from pennyreel_comfy.rejections import describe, execution_failure, node_findings
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import Code, PennyreelError, Unavailable, error
+
+POLL_S = 1.0
+DOWN_GRACE_S = 15.0
+"""How long a server may be unreachable in mid-job before the job is given up."""
+
+SETTLE_S = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+"""/history may lag behind the announced end: read it after these pauses, then by `poll_s`."""
+
+CANCEL_S = 10.0
+
+Listener = Callable[[Event], None]
+
+
+class Session:
+    """One server, one websocket, any number of jobs from any thread."""
+
+    def __init__(
+        self,
+        http: ComfyHttp,
+        *,
+        client_id: str | None = None,
+        poll_s: float = POLL_S,
+        down_grace_s: float = DOWN_GRACE_S,
+    ) -> None:
+        """Keep the address; the websocket opens with the first job."""
+        self.http = http
+        self.client_id = client_id or uuid.uuid4().hex
+        self.poll_s = poll_s
+        self.down_grace_s = down_grace_s
+        self._runs: dict[str, Run] = {}
+        self._lock = threading.Lock()
+        self._generation = 0
+        self._socket = EventSocket(
+            http.ws_url,
+            self.client_id,
+            on_event=self._dispatch,
+            on_reconnect=self._reconnected,
+            headers=http.headers,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def generation(self) -> int:
+        """How often the websocket was reopened: a restarted server shows here."""
+        return self._generation
+
+    def connect(self) -> bool:
+        """Open the websocket now; return whether it is open. Jobs run without it, too."""
+        return self._socket.start()
+
+    def submit(
+        self,
+        graph: Mapping[str, Any],
+        *,
+        prompt_id: str | None = None,
+        extra_data: Mapping[str, Any] | None = None,
+        listener: Listener | None = None,
+    ) -> Run:
+        """Queue a graph.
+
+        `prompt_id` is a canonical UUID; one is minted where none is given. `listener` is called in
+        the reader thread with this job's events only.
+
+        Raises:
+            BadRequest: ComfyUI refuses the graph; nothing runs.
+            Unavailable: no server answers; nothing runs.
+            OutcomeUnknown: the server went away before it said whether it took the job.
+
+        """
+        self._socket.start()
+        run = Run(self, graph, prompt_id or str(uuid.uuid4()), listener)
+        with self._lock:
+            self._runs[run.prompt_id] = run
+        try:
+            run.node_errors = self._post(run, extra_data)
+        except BaseException:
+            self.drop(run)
+            raise
+        return run
+
+    def adopt(self, prompt_id: str, *, listener: Listener | None = None) -> Run:
+        """Follow a job that was submitted before, perhaps by another process."""
+        self._socket.start()
+        run = Run(self, {}, prompt_id, listener)
+        with self._lock:
+            self._runs[prompt_id] = run
+        return run
+
+    def drop(self, run: Run) -> None:
+        """Stop handing events to a job; later ones for it are ignored."""
+        with self._lock:
+            self._runs.pop(run.prompt_id, None)
+
+    def fail_all(self, problem: PennyreelError) -> None:
+        """Complete every waiting job with this error: the server process has died."""
+        with self._lock:
+            runs = list(self._runs.values())
+        for run in runs:
+            run.fail(problem)
+
+    def close(self) -> None:
+        """Close the websocket. Jobs on the server go on."""
+        self._socket.close()
+
+    def _post(self, run: Run, extra_data: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """POST the graph; an unanswered POST is looked up by its id before it is judged."""
+        try:
+            return self.http.prompt(
+                run.graph,
+                client_id=self.client_id,
+                prompt_id=run.prompt_id,
+                extra_data=extra_data,
+            ).node_errors
+        except PennyreelError as problem:
+            if problem.code != Code.UNKNOWN_OUTCOME.value:
+                raise
+            if self._known(run.prompt_id):
+                return {}
+            raise
+
+    def _known(self, prompt_id: str) -> bool:
+        try:
+            return prompt_id in self.http.queue() or self.http.history(prompt_id) is not None
+        except Unavailable:
+            return False
+
+    def _dispatch(self, event: Event) -> None:
+        prompt_id = getattr(event, "prompt_id", None)
+        with self._lock:
+            if prompt_id is not None:
+                run = self._runs.get(prompt_id)
+            else:  # an old server's preview has no id: it is of the one job that runs
+                active = [r for r in self._runs.values() if r.started and not r.ended]
+                run = active[0] if isinstance(event, Image) and len(active) == 1 else None
+        if run is not None:
+            run.handle(event)
+
+    def _reconnected(self) -> None:
+        self._generation += 1
+        with self._lock:
+            runs = list(self._runs.values())
+        for run in runs:
+            run.wake()
+
+
+class Run:
+    """One job on the server."""
+
+    def __init__(
+        self, session: Session, graph: Mapping[str, Any], prompt_id: str, listener: Listener | None
+    ) -> None:
+        """Use `Session.submit` or `Session.adopt`."""
+        self.prompt_id = prompt_id
+        self.graph = graph
+        self.node_errors: Mapping[str, Any] = {}
+        self.started = False
+        self.ended = False
+        self.started_at: float | None = None
+        self.images: list[Image] = []
+        """What SaveImageWebsocket nodes sent: it is in no file and not in /history."""
+        self._session = session
+        self._listener = listener
+        self._generation = session.generation
+        self._node: str | None = None
+        self._problem: PennyreelError | None = None
+        self._changed = threading.Condition()
+        self._look = False
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Outputs that ComfyUI dropped without refusing the whole graph."""
+        found = node_findings(self.node_errors, self.graph)
+        return tuple(f"not run: {describe(f)}" for f in found)
+
+    def handle(self, event: Event) -> None:
+        """Take one event of this job (reader thread)."""
+        if isinstance(event, (Started, Executing, NodeSteps, NodeStates, Cached)):
+            if not self.started:
+                self.started_at = time.monotonic()
+            self.started = True
+        if isinstance(event, Executing):
+            self._node = event.node
+        if isinstance(event, Image):
+            self._keep(event)
+        if self._listener is not None and not self.ended:
+            self._listener(event)
+        finished = isinstance(event, Executing) and event.node is None
+        if finished or isinstance(event, (Succeeded, Errored, Interrupted)):
+            self.ended = True
+            self.wake()
+
+    def wake(self) -> None:
+        """Make `wait` look at the server now."""
+        with self._changed:
+            self._look = True
+            self._changed.notify_all()
+
+    def fail(self, problem: PennyreelError) -> None:
+        """End `wait` with this error."""
+        with self._changed:
+            self._problem = self._problem or problem
+            self._changed.notify_all()
+
+    def wait(
+        self, deadline: Deadline | None = None, cancel: CancelToken | None = None
+    ) -> dict[str, Any]:
+        """Block until the job has ended well and return its /history entry.
+
+        Raises:
+            JobFailed: a node raised (`execution_failed`, `out_of_memory`), or the server died.
+            JobCancelled: `cancel` was used, or somebody interrupted or deleted the job.
+            JobTimeout: the deadline passed; the job was stopped on the server.
+            Unavailable: the server was unreachable for `down_grace_s`.
+
+        """
+        deadline, cancel = deadline or Deadline(None), cancel or CancelToken()
+        cancel.on_cancel(self.wake)
+        try:
+            return _outcome(self._wait(deadline, cancel))
+        finally:
+            cancel.forget(self.wake)
+            self._session.drop(self)
+
+    def cancel(self) -> bool:
+        """Stop the job, queued or running; return whether it is known to have stopped.
+
+        A job may pass from the queue to the GPU between two calls, so both places are tried until
+        it is in neither. /interrupt is only sent while /queue shows this very job running: older
+        servers stop whatever runs.
+        """
+        http, limit = self._session.http, Deadline(CANCEL_S)
+        pause = 0.02
+        while not limit.expired:
+            try:
+                if not http.cancel_job(self.prompt_id):
+                    http.dequeue(self.prompt_id)
+                    if self.prompt_id in http.queue().running:
+                        http.interrupt(self.prompt_id)
+                if self.prompt_id not in http.queue():
+                    return True
+            except Unavailable:
+                return False
+            with self._changed:
+                self._changed.wait(pause)
+            pause = min(pause * 1.5, 0.5)
+        return False
+
+    def _wait(self, deadline: Deadline, cancel: CancelToken) -> dict[str, Any]:
+        settle, missing, down_since = list(SETTLE_S), 0, 0.0
+        poll_s = self._session.poll_s
+        if self.graph:  # just submitted: nothing to see before its first news
+            self._sleep(poll_s, deadline, cancel)
+        while True:
+            self._check(deadline, cancel)
+            settling = self.ended and bool(settle)
+            try:
+                # The queue first: a job passes from there to /history, never back.
+                known = settling or self.prompt_id in self._session.http.queue()
+                entry = self._session.http.history(self.prompt_id)
+                down_since = 0.0
+            except Unavailable as problem:
+                down_since = down_since or time.monotonic()
+                if time.monotonic() - down_since > self._session.down_grace_s:
+                    raise problem from None
+                self._sleep(min(poll_s, 0.25), deadline, cancel)
+                continue
+            if entry is not None:
+                return entry
+            missing = 0 if known else missing + 1
+            if missing > 1:
+                raise self._lost()
+            pause = settle.pop(0) if settling else poll_s
+            self._sleep(min(pause, 0.1) if missing else pause, deadline, cancel)
+
+    def _check(self, deadline: Deadline, cancel: CancelToken) -> None:
+        if self._problem is not None:
+            raise self._problem
+        if cancel.cancelled:
+            confirmed = self.cancel()
+            raise error(
+                Code.CANCELLED, "the job was cancelled", detail={"confirmed_stopped": confirmed}
+            )
+        if deadline.expired:
+            problem = deadline.error("the job")
+            self.cancel()
+            raise problem
+
+    def _sleep(self, seconds: float, deadline: Deadline, cancel: CancelToken) -> None:
+        """Wait for something to look at, at most `seconds`."""
+        limit = time.monotonic() + min(seconds, deadline.left())
+        with self._changed:
+            while not self._look and self._problem is None and not cancel.cancelled:
+                left = limit - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            self._look = False
+
+    def _lost(self) -> PennyreelError:
+        if self.ended:
+            return error(Code.OUTPUT_MISSING, "the job ended, but ComfyUI's history has lost it")
+        if self._session.generation != self._generation:
+            return error(Code.COMFY_CRASHED, "ComfyUI was restarted and no longer knows this job")
+        return error(Code.CANCELLED, "somebody took the job out of ComfyUI's queue")
+
+    def _keep(self, image: Image) -> None:
+        node = image.node or self._node
+        class_type = self.graph.get(node, {}).get("class_type") if node else None
+        if class_type == "SaveImageWebsocket":
+            self.images.append(Image(image.mime, image.data, self.prompt_id, node))
+
+
+def _outcome(entry: dict[str, Any]) -> dict[str, Any]:
+    """Judge a /history entry: an interrupted job has status_str "error", too."""
+    status = entry.get("status") or {}
+    messages = {m[0]: m[1] for m in status.get("messages") or () if len(m) > 1}
+    if "execution_interrupted" in messages:
+        raise error(Code.CANCELLED, "the job was interrupted on the server")
+    if "execution_error" in messages:
+        raise execution_failure(messages["execution_error"])
+    if status.get("status_str", "success") != "success":
+        raise error(Code.EXECUTION_FAILED, "ComfyUI says the job failed, and gives no reason")
+    return entry

@@ -1,0 +1,82 @@
+"""How this project waits: one deadline for a whole job, and a token that cancels it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from pennyreel_contract import Code, PennyreelError, error
+
+
+class Deadline:
+    """A moment in monotonic time, or never (`seconds=None`)."""
+
+    def __init__(self, seconds: float | None) -> None:
+        """Begin counting now; `seconds` is what the error message will name."""
+        self.seconds = seconds
+        self._at = None if seconds is None else time.monotonic() + seconds
+
+    def left(self, most: float = 3600.0) -> float:
+        """Seconds left, never negative, at most `most`."""
+        if self._at is None:
+            return most
+        return max(0.0, min(most, self._at - time.monotonic()))
+
+    @property
+    def expired(self) -> bool:
+        """Whether the moment has passed."""
+        return self._at is not None and time.monotonic() >= self._at
+
+    def error(self, doing: str) -> PennyreelError:
+        """Return the timeout error that names what was being done."""
+        return error(
+            Code.TIMEOUT, f"{doing} took longer than the {self.seconds:g} s this job was given"
+        )
+
+
+class CancelToken:
+    """Says once, to every thread that looks, that a job is no longer wanted.
+
+    A cancelled asyncio task does not stop the thread it waits for; this does.
+    """
+
+    def __init__(self) -> None:
+        """Begin uncancelled."""
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+
+    def cancel(self) -> None:
+        """Cancel; the second call does nothing."""
+        with self._lock:
+            if self._event.is_set():
+                return
+            self._event.set()
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._event.is_set()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at cancellation, in the cancelling thread; at once if it has passed."""
+        with self._lock:
+            if not self._event.is_set():
+                self._callbacks.append(callback)
+                return
+        callback()
+
+    def forget(self, callback: Callable[[], None]) -> None:
+        """Take `callback` back."""
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+    def check(self) -> None:
+        """Raise JobCancelled if cancelled."""
+        if self.cancelled:
+            raise error(Code.CANCELLED, "the job was cancelled")
