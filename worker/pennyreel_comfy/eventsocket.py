@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -67,7 +69,7 @@ class EventSocket:
         with self._lock:
             open_socket, thread = self._socket, self._thread
         if open_socket is not None:
-            open_socket.shutdown()
+            _cut(open_socket)
         if thread is not None and thread is not threading.current_thread():
             thread.join(CONNECT_S + 1)
 
@@ -105,7 +107,7 @@ class EventSocket:
         with self._lock:
             self._socket = fresh
         if self._closing.is_set():
-            fresh.shutdown()
+            _cut(fresh)
         self._open.set()
         self._attempted.set()
 
@@ -133,3 +135,9 @@ class EventSocket:
             return
         finally:
             current.shutdown()
+
+
+def _cut(opened: Any) -> None:
+    """Close from another thread: a mere close would leave the reader in its recv."""
+    with contextlib.suppress(OSError, AttributeError):
+        opened.sock.shutdown(socket.SHUT_RDWR)

@@ -104,7 +104,9 @@ class JobRequest(_Strict):
     contract: int = CONTRACT
     op: Literal["run"] = "run"
     attempt_id: AttemptId = Field(description="minted by the client and persisted before the call")
-    workflow: dict[str, dict[str, Any]] | None = Field(default=None, repr=False)
+    workflow: dict[str, Any] | None = Field(
+        default=None, repr=False, description="checked as a graph by whoever runs it"
+    )
     template: str | None = Field(default=None, max_length=100)
     parameters: dict[str, JsonValue] = Field(default_factory=dict)
     inputs: tuple[InputFile, ...] = Field(default=(), max_length=64)

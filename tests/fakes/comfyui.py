@@ -1,0 +1,376 @@
+"""A scripted ComfyUI server: every order of events that the real one has, and worse ones.
+
+In a test: `with FakeComfy(script) as fake: Session(ComfyHttp(fake.url))`. The script is a coroutine
+that plays one prompt. As a program it is a child for the supervisor and the worker:
+
+    python comfyui.py --port N --output-directory DIR …
+
+Its nodes: SaveImage writes a small PNG; FakeSleep{seconds}, FakeError, FakeCrash, FakeMemory and
+FakeBig{bytes} do what their names say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import threading
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import WSMsgType, web
+from typing_extensions import Self
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)
+CLASSES = {
+    "SaveImage", "LoadImage", "EmptyImage", "KSampler", "ImageScale", "SaveImageWebsocket",
+    "FakeSleep", "FakeError", "FakeCrash", "FakeMemory", "FakeBig",
+}  # fmt: skip
+
+Script = Callable[["FakeComfy", "Prompt"], Awaitable[None]]
+
+
+class Prompt:
+    """One queued prompt."""
+
+    def __init__(self, body: dict[str, Any], number: int) -> None:
+        self.id = str(body.get("prompt_id") or uuid.uuid4())
+        self.graph: dict[str, Any] = body["prompt"]
+        self.client = str(body.get("client_id", ""))
+        self.extra = body.get("extra_data") or {}
+        self.number = number
+        self.interrupted = asyncio.Event()
+        self.outputs: dict[str, Any] = {}
+
+    def row(self) -> list[Any]:
+        return [self.number, self.id, self.graph, {}, []]
+
+
+class FakeComfy:
+    """The server, in a thread of its own."""
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        port: int = 0,
+        output: Path | None = None,
+        inputs: Path | None = None,
+        jobs_api: bool = False,
+    ) -> None:
+        self.script = script or play
+        self.output = output
+        self.inputs = inputs
+        self.jobs_api = jobs_api
+        self.pending: list[Prompt] = []
+        self.running: Prompt | None = None
+        self.history: dict[str, Any] = {}
+        self.sockets: dict[str, web.WebSocketResponse] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.prompts: list[Prompt] = []
+        self.interrupts: list[str | None] = []
+        self.connections = 0
+        self.answer_prompt: Callable[[dict[str, Any]], web.Response | None] = lambda _: None
+        self.refuse_sockets = False
+        self._port = port
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="fake-comfyui")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(10)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    # What scripts use.
+
+    async def send(self, prompt: Prompt, kind: str, **data: Any) -> None:
+        await self.send_raw(
+            prompt.client, json.dumps({"type": kind, "data": {"prompt_id": prompt.id, **data}})
+        )
+
+    async def send_raw(self, client: str, message: str | bytes) -> None:
+        socket = self.sockets.get(client)
+        if socket is None or socket.closed:
+            return
+        if isinstance(message, bytes):
+            await socket.send_bytes(message)
+        else:
+            await socket.send_str(message)
+
+    async def drop(self, prompt: Prompt) -> None:
+        """Cut the client's websocket without a word."""
+        socket = self.sockets.pop(prompt.client, None)
+        if socket is not None and socket._req is not None and socket._req.transport is not None:
+            socket._req.transport.abort()
+
+    def finish(
+        self, prompt: Prompt, status: str = "success", messages: list[Any] | None = None
+    ) -> None:
+        """Move the prompt from the queue to /history, at once, as the real one does."""
+        self.history[prompt.id] = {
+            "prompt": prompt.row(),
+            "outputs": prompt.outputs,
+            "status": {
+                "status_str": status,
+                "completed": status == "success",
+                "messages": messages or [],
+            },
+        }
+        if self.running is prompt:
+            self.running = None
+
+    def write(self, prompt: Prompt, node: str, content: bytes, ending: str = "png") -> None:
+        """Write an output file as SaveImage would."""
+        prefix = str(prompt.graph[node]["inputs"].get("filename_prefix", "fake"))
+        folder, _, stem = prefix.rpartition("/")
+        name = f"{stem}_{len(prompt.outputs) + 1:05}_.{ending}"
+        if self.output is not None:
+            (self.output / folder).mkdir(parents=True, exist_ok=True)
+            (self.output / folder / name).write_bytes(content)
+        prompt.outputs[node] = {
+            "images": [{"filename": name, "subfolder": folder, "type": "output"}]
+        }
+
+    # The server.
+
+    def _run(self) -> None:
+        asyncio.run(self.serve())
+
+    async def serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._wake = asyncio.Event()
+        app = web.Application(client_max_size=1 << 30, middlewares=[self._note])
+        app.add_routes(
+            [
+                web.get("/ws", self._ws),
+                web.post("/prompt", self._prompt),
+                web.get("/queue", self._queue),
+                web.post("/queue", self._queue_post),
+                web.get("/history/{id}", self._history),
+                web.post("/history", self._history_post),
+                web.post("/interrupt", self._interrupt),
+                web.post("/upload/image", self._upload),
+                web.get("/view", self._view),
+                web.get("/system_stats", self._stats),
+                web.get("/models", self._models),
+                web.get("/models/{folder}", self._models),
+                web.get("/object_info", self._object_info),
+                web.post("/api/jobs/{id}/cancel", self._cancel),
+            ]
+        )
+        runner = web.AppRunner(app, shutdown_timeout=0.2)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", self._port)
+        await site.start()
+        self._port = runner.addresses[0][1]
+        worker = asyncio.create_task(self._work())
+        self._ready.set()
+        try:
+            await self._stop.wait()
+        finally:
+            worker.cancel()
+            for socket in list(self.sockets.values()):
+                await socket.close()
+            await runner.cleanup()
+
+    @web.middleware
+    async def _note(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        self.requests.append((request.method, request.path))
+        return await handler(request)
+
+    async def _work(self) -> None:
+        while True:
+            while not self.pending:
+                self._wake.clear()
+                await self._wake.wait()
+            prompt = self.running = self.pending.pop(0)
+            await self.script(self, prompt)
+            if self.running is prompt:
+                self.running = None
+
+    async def _ws(self, request: web.Request) -> web.StreamResponse:
+        if self.refuse_sockets:
+            return web.Response(status=503)
+        self.connections += 1
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        client = request.query["clientId"]
+        self.sockets[client] = socket
+        status = {"status": {"exec_info": {"queue_remaining": 0}}, "sid": client}
+        await socket.send_json({"type": "status", "data": status})
+        async for message in socket:
+            if message.type in (WSMsgType.CLOSE, WSMsgType.ERROR):
+                break
+        return socket
+
+    async def _prompt(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        if (answer := self.answer_prompt(body)) is not None:
+            return answer
+        graph = body["prompt"]
+        if not graph:
+            return web.json_response(
+                {
+                    "error": {"type": "prompt_no_outputs", "message": "no outputs"},
+                    "node_errors": {},
+                },
+                status=400,
+            )
+        for node, value in graph.items():
+            if value.get("class_type") not in CLASSES:
+                message = f"Cannot execute because node {value.get('class_type')} does not exist."
+                problem = {
+                    "type": "invalid_prompt",
+                    "message": message,
+                    "details": f"Node ID '#{node}'",
+                }
+                return web.json_response({"error": problem, "node_errors": {}}, status=400)
+        prompt = Prompt(body, len(self.prompts))
+        self.prompts.append(prompt)
+        self.pending.append(prompt)
+        self._wake.set()
+        return web.json_response(
+            {"prompt_id": prompt.id, "number": prompt.number, "node_errors": {}}
+        )
+
+    async def _queue(self, _: web.Request) -> web.Response:
+        running = [self.running.row()] if self.running else []
+        return web.json_response(
+            {"queue_running": running, "queue_pending": [p.row() for p in self.pending]}
+        )
+
+    async def _queue_post(self, request: web.Request) -> web.Response:
+        ids = (await request.json()).get("delete", [])
+        self.pending = [p for p in self.pending if p.id not in ids]
+        return web.Response()
+
+    async def _history(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["id"]
+        return web.json_response({wanted: self.history[wanted]} if wanted in self.history else {})
+
+    async def _history_post(self, request: web.Request) -> web.Response:
+        for wanted in (await request.json()).get("delete", []):
+            self.history.pop(wanted, None)
+        return web.Response()
+
+    async def _interrupt(self, request: web.Request) -> web.Response:
+        wanted = (await request.json()).get("prompt_id") if request.can_read_body else None
+        self.interrupts.append(wanted)
+        if self.running is not None and wanted in (None, self.running.id):
+            self.running.interrupted.set()
+        return web.Response()
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        if not self.jobs_api:
+            return web.Response(status=404, text="404: Not Found")
+        wanted = request.match_info["id"]
+        self.pending = [p for p in self.pending if p.id != wanted]
+        if self.running is not None and self.running.id == wanted:
+            self.running.interrupted.set()
+        return web.json_response({"cancelled": True})
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        image, folder = form["image"], str(form.get("subfolder", ""))
+        assert isinstance(image, web.FileField)
+        if self.inputs is not None:
+            (self.inputs / folder).mkdir(parents=True, exist_ok=True)
+            (self.inputs / folder / image.filename).write_bytes(image.file.read())
+        return web.json_response({"name": image.filename, "subfolder": folder, "type": "input"})
+
+    async def _view(self, request: web.Request) -> web.StreamResponse:
+        if self.output is None:
+            return web.Response(body=PNG, content_type="image/png")
+        path = self.output / request.query.get("subfolder", "") / request.query["filename"]
+        return web.FileResponse(path) if path.is_file() else web.Response(status=404)
+
+    async def _stats(self, _: web.Request) -> web.Response:
+        system = {"comfyui_version": "0.0-fake", "pytorch_version": "none", "python_version": "3"}
+        device = {"name": "fake", "type": "cpu", "vram_total": 1 << 30}
+        return web.json_response({"system": system, "devices": [device]})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        folder = request.match_info.get("folder")
+        return web.json_response(["checkpoints"] if folder is None else ["fake.safetensors"])
+
+    async def _object_info(self, _: web.Request) -> web.Response:
+        return web.json_response({name: {} for name in sorted(CLASSES)})
+
+
+async def play(fake: FakeComfy, prompt: Prompt) -> None:
+    """Play a prompt as the real one does: every message of a good run, in its order."""
+    await fake.send(prompt, "execution_start")
+    await fake.send(prompt, "execution_cached", nodes=[])
+    for node, value in prompt.graph.items():
+        await fake.send(prompt, "executing", node=node)
+        problem = await _node(fake, prompt, node, value)
+        if problem is not None:
+            fake.finish(prompt, "error", [problem])
+            kind, data = problem
+            await fake.send(prompt, kind, **{k: v for k, v in data.items() if k != "prompt_id"})
+            await fake.send(prompt, "executing", node=None)
+            return
+        state = {"value": 1, "max": 1, "state": "finished"}
+        await fake.send(prompt, "progress_state", nodes={node: state})
+    await fake.send(prompt, "execution_success")
+    fake.finish(prompt)
+    await fake.send(prompt, "executing", node=None)
+
+
+async def _node(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any]) -> Any:
+    kind, inputs = value["class_type"], value.get("inputs", {})
+    where = {"prompt_id": prompt.id, "node_id": node, "node_type": kind}
+    if kind == "FakeCrash":
+        os._exit(9)
+    if kind in {"FakeError", "FakeMemory"}:
+        name = "torch.OutOfMemoryError" if kind == "FakeMemory" else "ValueError"
+        return ["execution_error", {**where, "exception_type": name, "exception_message": "boom"}]
+    if kind == "FakeSleep":
+        steps = 20
+        for step in range(steps):
+            await fake.send(prompt, "progress", node=node, value=step, max=steps)
+            try:
+                await asyncio.wait_for(prompt.interrupted.wait(), float(inputs["seconds"]) / steps)
+            except asyncio.TimeoutError:
+                continue
+            return ["execution_interrupted", where]
+    if prompt.interrupted.is_set():
+        return ["execution_interrupted", where]
+    if kind == "SaveImage":
+        fake.write(prompt, node, PNG)
+    if kind == "FakeBig":
+        fake.write(prompt, node, os.urandom(1 << 20) * (int(inputs["bytes"]) >> 20), "bin")
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--output-directory", type=Path)
+    parser.add_argument("--input-directory", type=Path)
+    options, _ = parser.parse_known_args()
+    fake = FakeComfy(
+        port=options.port, output=options.output_directory, inputs=options.input_directory
+    )
+    asyncio.run(fake.serve())
+
+
+if __name__ == "__main__":
+    main()

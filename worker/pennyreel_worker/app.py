@@ -1,0 +1,154 @@
+"""What a worker process has: its ComfyUI, its bucket, its threads; and how a job passes through.
+
+Preparing, executing and delivering wait in pools of their own: a job that waits for the GPU never
+keeps another one's upload waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from pennyreel_contract import JobRequest, Result
+from pennyreel_worker.comfy import Comfy
+from pennyreel_worker.info import describe
+from pennyreel_worker.job import Job
+from pennyreel_worker.log import log
+from pennyreel_worker.reporting import Reporter
+from pennyreel_worker.settings import Bucket, Settings, make_bucket
+from pennyreel_worker.storage import Store
+
+STOP_S = 15.0
+"""How long a cancelled job may take to leave its thread before the next one is taken."""
+
+T = TypeVar("T")
+PostProgress = Callable[[dict[str, Any], dict[str, Any]], Awaitable[None]]
+
+
+class Worker:
+    """Runs jobs. One a process."""
+
+    def __init__(self, settings: Settings, comfy: Comfy, post: PostProgress) -> None:
+        """Build the pools; `post` sends one progress body for one of the platform's jobs."""
+        self.settings = settings
+        self.comfy = comfy
+        self.broken = False
+        self._post = post
+        self._store = Store(settings.bucket) if settings.bucket else None
+        self._stores: dict[Bucket, Store] = {}
+        self._prepare = ThreadPoolExecutor(4, "prepare")
+        self._execute = ThreadPoolExecutor(settings.concurrency + 1, "execute")
+        self._deliver = ThreadPoolExecutor(settings.concurrency + 1, "deliver")
+        self._upload = ThreadPoolExecutor(4, "upload")
+        self._running: dict[str, asyncio.Future[Result]] = {}
+
+    async def run(
+        self,
+        request: JobRequest,
+        platform_job: Mapping[str, Any],
+        *,
+        names: Mapping[str, str] | None = None,
+        api_key: str | None = None,
+    ) -> Result:
+        """Run one job, or join the same attempt where it is already under way here."""
+        if (running := self._running.get(request.attempt_id)) is not None:
+            return await asyncio.shield(running)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        # Nobody may be waiting: then its exception is not "never retrieved".
+        future.add_done_callback(lambda f: f.cancelled() or f.exception())
+        self._running[request.attempt_id] = future
+        try:
+            result = await self._run(request, platform_job, names, api_key)
+            future.set_result(result)
+            return result
+        except Exception as problem:
+            future.set_exception(problem)
+            raise
+        finally:
+            future.cancel()
+            del self._running[request.attempt_id]
+
+    async def info(self) -> dict[str, Any]:
+        """Answer an info request."""
+        body = await asyncio.get_running_loop().run_in_executor(
+            self._prepare, describe, self.comfy, self.settings
+        )
+        return body.wire()
+
+    def close(self) -> None:
+        """End the pools; no job is running any more."""
+        for pool in (self._prepare, self._execute, self._deliver, self._upload):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(
+        self,
+        request: JobRequest,
+        platform_job: Mapping[str, Any],
+        names: Mapping[str, str] | None,
+        api_key: str | None,
+    ) -> Result:
+        body = dict(platform_job)
+        reporter = Reporter(lambda progress: self._post(body, progress))
+        job = Job(
+            request=request,
+            job_id=str(platform_job["id"]),
+            settings=self.settings,
+            comfy=self.comfy,
+            store=self._store_of(platform_job),
+            reporter=reporter,
+            names=names,
+            api_key=api_key or self.settings.comfy_org_api_key,
+        )
+        try:
+            return await self._stages(job)
+        finally:
+            await asyncio.shield(asyncio.ensure_future(reporter.close()))
+
+    async def _stages(self, job: Job) -> Result:
+        try:
+            stored = await self._in(self._prepare, job, job.replay)
+            if stored is not None:
+                log.info("answered with its stored result", extra={"job": job.job_id})
+                return stored
+            await self._in(self._prepare, job, job.prepare)
+            entry, run = await self._in(self._execute, job, job.execute)
+            result = await self._in(
+                self._deliver, job, lambda: job.deliver(entry, run, self._upload)
+            )
+            log.info("done: %s", result.timings, extra={"job": job.job_id})
+            return result
+        finally:
+            job.clean()
+
+    async def _in(self, pool: Executor, job: Job, call: Callable[[], T]) -> T:
+        """Run a blocking stage. A cancelled task cancels the job and waits until it has stopped."""
+        inner: Future[T] = pool.submit(call)
+        future = asyncio.wrap_future(inner)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            job.cancel.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({future}, timeout=STOP_S)
+            if future.done() and not future.cancelled():
+                future.exception()  # the job's own "cancelled": seen
+            raise
+
+    def _store_of(self, platform_job: Mapping[str, Any]) -> Store | None:
+        """Return the job's own bucket (the platform's s3Config), else the operator's."""
+        given = platform_job.get("s3Config")
+        if not isinstance(given, dict) or not given.get("endpointUrl"):
+            return self._store
+        bucket = make_bucket(
+            str(given["endpointUrl"]),
+            str(given.get("accessId", "")),
+            str(given.get("accessSecret", "")),
+            bucket=given.get("bucketName") or None,
+        )
+        if bucket not in self._stores:
+            self._stores.clear()  # keep one: a client is 10 MB, and callers repeat
+            self._stores[bucket] = Store(bucket)
+        return self._stores[bucket]

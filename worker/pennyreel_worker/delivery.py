@@ -1,0 +1,149 @@
+"""Hands a job's outputs over: inline as base64, or to S3; never more than the platform carries."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pennyreel_comfy.events import Image
+from pennyreel_comfy.outputs import OutputFile, OutputText, locate
+from pennyreel_comfy.waiting import CancelToken
+from pennyreel_contract import Artifact, Code, JobRequest, error
+from pennyreel_worker.settings import Settings
+from pennyreel_worker.storage import Store
+
+RUN_LIMIT = 10_000_000
+RUNSYNC_LIMIT = 20_000_000
+"""Bytes of a result that the platform carries (external-apis section 1). Beyond them it drops the
+output and still says COMPLETED. "MB" is read the small way, with room for what wraps the output."""
+
+_WRAPPING = 4096
+
+
+@dataclass(frozen=True)
+class Made:
+    """One output before delivery: a file on disk, or bytes that are in no file."""
+
+    node: str
+    name: str
+    kind: str
+    mime: str
+    temp: bool = False
+    path: Path | None = None
+    content: bytes = b""
+
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size if self.path else len(self.content)
+
+    def sha256(self) -> str:
+        """Hex digest; a file is read in pieces."""
+        digest = hashlib.sha256(self.content)
+        if self.path is not None:
+            with self.path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def base64(self) -> str:
+        """The whole content, for inline delivery only."""
+        content = self.path.read_bytes() if self.path else self.content
+        return base64.b64encode(content).decode("ascii")
+
+
+def gather(
+    files: Sequence[OutputFile],
+    texts: Sequence[OutputText],
+    images: Sequence[Image],
+    folders: Mapping[str, Path],
+) -> list[Made]:
+    """Find every output: on disk, in /history (texts), or sent over the websocket."""
+    made = [Made(f.node, f.name, f.kind, f.mime, f.temp, path=locate(f, folders)) for f in files]
+    made += [Made(t.node, t.name, "text", "text/plain", content=t.text.encode()) for t in texts]
+    for n, image in enumerate(images, 1):
+        ending = "png" if image.mime == "image/png" else "jpg"
+        name = f"node-{image.node}-{n:03}.{ending}"
+        made.append(Made(image.node or "", name, "image", image.mime, content=image.data))
+    return made
+
+
+def limit_of(job_id: str, settings: Settings) -> int:
+    """Return how many bytes of result this job may have: /runsync's ids begin with `sync-`."""
+    if settings.inline_max_bytes is not None:
+        return settings.inline_max_bytes
+    return RUNSYNC_LIMIT if job_id.startswith("sync-") else RUN_LIMIT
+
+
+def inline(made: Sequence[Made], *, limit: int) -> tuple[Artifact, ...] | None:
+    """Return artifacts that carry their data, or None where they would be over `limit`."""
+    if sum(4 * ((m.size() + 2) // 3) for m in made) > limit - _WRAPPING:
+        return None
+    return tuple(_artifact(m, data=m.base64()) for m in made)
+
+
+def to_store(
+    made: Sequence[Made],
+    store: Store,
+    *,
+    request: JobRequest,
+    job_id: str,
+    template: str,
+    pool: Executor,
+    cancel: CancelToken,
+) -> tuple[Artifact, ...]:
+    """Upload all, several at a time, and return artifacts with their URLs, in order."""
+
+    def send(one: Made) -> Artifact:
+        cancel.check()
+        key = key_of(template, one, attempt_id=request.attempt_id, job_id=job_id)
+        if one.path is not None:
+            place = store.upload(one.path, key, one.mime)
+        else:
+            place = store.put(key, one.content, one.mime)
+        url, expires = store.presign(place, request.outputs.url_ttl_s)
+        return _artifact(one, url=url, url_expires=expires, s3=place)
+
+    return tuple(pool.map(send, made))
+
+
+def key_of(template: str, made: Made, *, attempt_id: str, job_id: str) -> str:
+    """Return the object's key."""
+    date = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    return template.format(
+        attempt_id=attempt_id, job_id=job_id, name=made.name, kind=made.kind, date=date
+    )
+
+
+def too_large(made: Sequence[Made], limit: int) -> Exception:
+    """Return the error for a result that fits nowhere."""
+    total = sum(m.size() for m in made)
+    return error(
+        Code.RESULT_TOO_LARGE,
+        f"{len(made)} outputs of {total} bytes do not fit into a result of {limit} bytes",
+        detail={"outputs": [{"name": m.name, "bytes": m.size()} for m in made][:50]},
+    )
+
+
+def measure(body: Mapping[str, Any]) -> int:
+    """Return the bytes of a result as it will be sent. (The SDK's own check never warns.)"""
+    return len(json.dumps({"output": body}, ensure_ascii=False).encode())
+
+
+def _artifact(made: Made, **where: Any) -> Artifact:
+    return Artifact(
+        name=made.name,
+        kind=made.kind,
+        mime=made.mime,
+        bytes=made.size(),
+        sha256=made.sha256(),
+        node=made.node,
+        temp=made.temp,
+        **where,
+    )

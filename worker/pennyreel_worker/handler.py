@@ -1,0 +1,55 @@
+"""The RunPod entry: parse, run, reply. One async function, since only so can a job be cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from pennyreel_contract import Code, InfoRequest, PennyreelError, error, parse_request
+from pennyreel_worker.app import Worker
+from pennyreel_worker.log import log, to_error
+from pennyreel_worker.stock import StockRefusal, is_stock, parse_stock, stock_error, stock_result
+
+
+async def handle(worker: Worker, job: dict[str, Any]) -> dict[str, Any]:
+    """Answer one job of the platform: a result, or a dict whose `error` makes it FAILED."""
+    body, job_id = job.get("input"), str(job["id"])
+    try:
+        if is_stock(body):
+            reply = await _stock(worker, job, body, job_id)
+        else:
+            reply = await _ours(worker, job, body, job_id)
+    except asyncio.CancelledError:
+        log.info("cancelled by the platform", extra={"job": job_id})
+        raise  # the SDK needs it, and posts nothing
+    if worker.settings.refresh_worker or worker.broken:
+        reply["refresh_worker"] = True
+    return reply
+
+
+async def _ours(worker: Worker, job: dict[str, Any], body: object, job_id: str) -> dict[str, Any]:
+    try:
+        request = parse_request(body)
+        if isinstance(request, InfoRequest):
+            return await worker.info()
+        return (await worker.run(request, job)).wire()
+    except PennyreelError as problem:
+        log.warning("failed: %s: %s", problem.code, problem, extra={"job": job_id})
+        return {"error": problem.info.encode()}
+    except Exception as problem:  # noqa: BLE001 - the last resort: a bug is an error, too
+        return {"error": to_error(problem, job_id).info.encode()}
+
+
+async def _stock(worker: Worker, job: dict[str, Any], body: object, job_id: str) -> dict[str, Any]:
+    try:
+        stock = parse_stock(body, job_id)
+        key = stock.comfy_org_api_key
+        return stock_result(await worker.run(stock.request, job, names=stock.names, api_key=key))
+    except StockRefusal as refusal:
+        return {"error": str(refusal)}
+    except PennyreelError as problem:
+        return stock_error(problem)
+    except ValueError as problem:  # pydantic's: a stock request that cannot be ours
+        return stock_error(error(Code.BAD_REQUEST, str(problem).splitlines()[0]))
+    except Exception as problem:  # noqa: BLE001 - as above
+        return stock_error(to_error(problem, job_id))

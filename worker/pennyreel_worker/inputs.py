@@ -1,0 +1,95 @@
+"""Input files of a job: base64, data URI, guarded URL or S3 -> files in the job's own folder."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pennyreel_comfy.fetch import fetch
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import Code, InputFile, error
+from pennyreel_worker.settings import Settings
+from pennyreel_worker.storage import Store
+
+
+def place(
+    files: Iterable[InputFile],
+    folder: Path,
+    *,
+    settings: Settings,
+    store: Store | None,
+    deadline: Deadline,
+    cancel: CancelToken,
+) -> None:
+    """Write every input into `folder` under its name, checked against its sha256 if it has one.
+
+    Raises:
+        BadRequest: `bad_input`, `input_too_large`, `address_refused`; names the input.
+        JobFailed: `input_unreachable`, `storage_failed`.
+
+    """
+    for item in files:
+        cancel.check()
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / item.name
+        if item.data is not None:
+            path.write_bytes(_decode(item.name, item.data, settings.input_max_bytes))
+            digest = _hash(path) if item.sha256 else ""
+        elif item.url is not None:
+            digest = fetch(
+                item.url,
+                path,
+                most=settings.input_max_bytes,
+                deadline=Deadline(deadline.left(settings.input_timeout_s)),
+                allow_hosts=settings.allow_hosts,
+                cancel=cancel,
+            )
+        else:
+            if store is None:
+                raise error(
+                    Code.BAD_INPUT,
+                    f"input {item.name!r} is in S3, and this worker has no bucket",
+                    hint="Set BUCKET_* on the endpoint, or pass a presigned URL.",
+                )
+            store.download(item.s3 or "", path, most=settings.input_max_bytes)
+            digest = _hash(path) if item.sha256 else ""
+        if item.sha256 and digest != item.sha256:
+            raise error(
+                Code.BAD_INPUT,
+                f"input {item.name!r} has sha256 {digest}, not {item.sha256}",
+                hint="Send the file again, or correct its sha256.",
+            )
+
+
+def _decode(name: str, data: str, most: int) -> bytes:
+    """Read base64, bare or in a data URI; white space is allowed, anything else is not."""
+    text = data
+    if text.startswith("data:"):
+        header, comma, text = text.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise error(Code.BAD_INPUT, f"input {name!r}: a data URI must be base64")
+    text = "".join(text.split())
+    if len(text) * 3 // 4 > most:
+        raise error(Code.INPUT_TOO_LARGE, f"input {name!r} is over {most} bytes")
+    try:
+        content = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise error(
+            Code.BAD_INPUT,
+            f"input {name!r} is not valid base64",
+            hint="Encode the file's bytes as base64, with or without a data: prefix.",
+        ) from None
+    if not content:
+        raise error(Code.BAD_INPUT, f"input {name!r} is empty")
+    return content
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
