@@ -1,0 +1,43 @@
+# Everything below needs Python 3.10 or newer with venv, and nothing else installed beforehand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+COMFYUI := build/comfyui
+PYTEST := PENNYREEL_TEST_COMFYUI=$(CURDIR)/$(COMFYUI) $(BIN)/python -m pytest
+
+.PHONY: demo test fast check lint clean
+
+demo: $(VENV)/.dev  ## Install everything and render a video through the whole path.
+	$(BIN)/pennyreel demo
+
+test: $(VENV)/.test lint fast $(COMFYUI)/install.json  ## All that must hold, in under 15 minutes.
+	$(PYTEST) tests -m "real and not long"
+
+fast: $(VENV)/.test
+	$(PYTEST) tests -m "not real and not long"
+
+check: $(VENV)/.test $(COMFYUI)/install.json  ## The long proofs, in under 45 minutes.
+	$(PYTEST) tests -m long
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(VENV)/.dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@ $(VENV)/.dev
+
+$(COMFYUI)/install.json: worker/pennyreel_comfy/install/lock.toml | $(VENV)/.test
+	$(BIN)/python -m pennyreel_comfy.install $(COMFYUI)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist
