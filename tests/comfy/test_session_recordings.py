@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from fakes.comfyui import FakeComfy, Prompt
 
+from fakes.comfyui import FakeComfy, Prompt
 from pennyreel_comfy import events
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.outputs import collect

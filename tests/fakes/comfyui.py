@@ -20,7 +20,7 @@ import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import WSMsgType, web
 from typing_extensions import Self
@@ -78,6 +78,8 @@ class FakeComfy:
         self.connections = 0
         self.answer_prompt: Callable[[dict[str, Any]], web.Response | None] = lambda _: None
         self.refuse_sockets = False
+        self.cut_prompt: Literal["taken", "lost"] | None = None
+        """Cut the connection of the next POST /prompt, after or before taking it."""
         self._port = port
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -186,9 +188,12 @@ class FakeComfy:
             await self._stop.wait()
         finally:
             worker.cancel()
+            await site.stop()  # first: clients reconnect at once
             for socket in list(self.sockets.values()):
                 await socket.close()
             await runner.cleanup()
+            for _ in range(5):  # let the transports close before the loop does
+                await asyncio.sleep(0)
 
     @web.middleware
     async def _note(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -222,6 +227,12 @@ class FakeComfy:
 
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        cut, self.cut_prompt = self.cut_prompt, None
+        if cut is not None:
+            assert request.transport is not None
+            request.transport.abort()
+        if cut == "lost":
+            return web.Response()
         if (answer := self.answer_prompt(body)) is not None:
             return answer
         graph = body["prompt"]

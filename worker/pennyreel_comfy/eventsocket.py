@@ -63,6 +63,11 @@ class EventSocket:
         self._attempted.wait(2 * CONNECT_S)
         return self._open.is_set()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected now."""
+        return self._open.is_set()
+
     def close(self) -> None:
         """Close the connection and end the reader."""
         self._closing.set()
@@ -71,7 +76,7 @@ class EventSocket:
         if open_socket is not None:
             _cut(open_socket)
         if thread is not None and thread is not threading.current_thread():
-            thread.join(CONNECT_S + 1)
+            thread.join(1.0)  # in a handshake it leaves by itself, within CONNECT_S
 
     def _run(self) -> None:
         failures = 0

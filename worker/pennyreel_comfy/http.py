@@ -59,7 +59,13 @@ class ComfyHttp:
         self.base_url = base_url.rstrip("/")
         self._headers = dict(headers or {})
         self._local = threading.local()
+        self._sessions: list[requests.Session] = []
         self._has_jobs: bool | None = None
+
+    def close(self) -> None:
+        """Close idle connections; further calls open new ones."""
+        for session in self._sessions:
+            session.close()
 
     @property
     def ws_url(self) -> str:
@@ -240,6 +246,7 @@ class ComfyHttp:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
+            self._sessions.append(session)
             # Environment proxies and .netrc would send a local job elsewhere.
             session.trust_env = urlsplit(self.base_url).hostname not in {
                 "127.0.0.1",

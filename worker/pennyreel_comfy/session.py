@@ -83,6 +83,11 @@ class Session:
         """How often the websocket was reopened: a restarted server shows here."""
         return self._generation
 
+    @property
+    def connected(self) -> bool:
+        """Whether the websocket is open now."""
+        return self._socket.is_open
+
     def connect(self) -> bool:
         """Open the websocket now; return whether it is open. Jobs run without it, too."""
         return self._socket.start()
@@ -138,8 +143,9 @@ class Session:
             run.fail(problem)
 
     def close(self) -> None:
-        """Close the websocket. Jobs on the server go on."""
+        """Close the connections. Jobs on the server go on."""
         self._socket.close()
+        self.http.close()
 
     def _post(self, run: Run, extra_data: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """POST the graph; an unanswered POST is looked up by its id before it is judged."""
@@ -338,7 +344,7 @@ class Run:
     def _lost(self) -> PennyreelError:
         if self.ended:
             return error(Code.OUTPUT_MISSING, "the job ended, but ComfyUI's history has lost it")
-        if self._session.generation != self._generation:
+        if self._session.generation != self._generation or not self._session.connected:
             return error(Code.COMFY_CRASHED, "ComfyUI was restarted and no longer knows this job")
         return error(Code.CANCELLED, "somebody took the job out of ComfyUI's queue")
 

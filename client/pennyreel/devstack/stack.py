@@ -140,6 +140,7 @@ class DevStack:
         endpoint = EndpointConfig(
             command=(sys.executable, "-m", "pennyreel_worker"),
             env={**env, **self._options.worker_env},
+            inherit_environment=False,  # it may hold the keys of a real bucket
             workers_min=self._options.workers_min,
             workers_max=self._options.workers_max,
             idle_timeout_s=self._options.idle_timeout_s,

@@ -1,0 +1,332 @@
+"""The nasty orders of events, played by a scripted server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from fakes.comfyui import FakeComfy, Prompt, play
+from pennyreel_comfy.events import Event
+from pennyreel_comfy.http import ComfyHttp
+from pennyreel_comfy.process import free_port
+from pennyreel_comfy.session import Run, Session
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import (
+    BadRequest,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
+    OutcomeUnknown,
+    PennyreelError,
+    Unavailable,
+)
+
+GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "a"}}}
+SLOW = {"1": {"class_type": "FakeSleep", "inputs": {"seconds": 60}}}
+
+
+def eventually(check: Callable[[], bool], seconds: float = 10) -> None:
+    limit = time.monotonic() + seconds
+    while not check():
+        assert time.monotonic() < limit, "never became true"
+        time.sleep(0.005)
+
+
+def outcome(run: Run, seconds: float = 20) -> dict[str, Any]:
+    return run.wait(Deadline(seconds))
+
+
+def session(fake: FakeComfy, **options: Any) -> Session:
+    return Session(ComfyHttp(fake.url), **options)
+
+
+def test_a_drop_exactly_at_completion_delays_a_job_and_never_hangs_it() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "execution_start")
+        await fake.drop(prompt)
+        fake.finish(prompt)  # nobody hears of the end: there is no replay
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.1) as comfy:
+        assert outcome(comfy.submit(GRAPH))["status"]["completed"]
+        eventually(lambda: fake.connections == 2)
+        assert outcome(comfy.submit(GRAPH))["status"]["completed"]
+
+
+def test_a_server_that_takes_no_websocket_is_polled() -> None:
+    with FakeComfy() as fake, session(fake, poll_s=0.05) as comfy:
+        fake.refuse_sockets = True
+        assert not comfy.connect()
+        assert outcome(comfy.submit(GRAPH))["status"]["completed"]
+
+
+def test_messages_that_come_twice_change_nothing() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        for _ in range(2):
+            await fake.send(prompt, "execution_start")
+            await fake.send(prompt, "executing", node="1")
+        fake.finish(prompt)
+        for _ in range(3):
+            await fake.send(prompt, "execution_success")
+            await fake.send(prompt, "executing", node=None)
+
+    with FakeComfy(script) as fake, session(fake) as comfy:
+        for _ in range(5):
+            outcome(comfy.submit(GRAPH))
+
+
+def test_success_may_be_announced_before_history_knows() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "execution_success")
+        await fake.send(prompt, "executing", node=None)
+        reads = _history_reads(fake, prompt)
+        while _history_reads(fake, prompt) < reads + 3:
+            await asyncio.sleep(0.001)
+        fake.finish(prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=30) as comfy:
+        assert outcome(comfy.submit(GRAPH))["status"]["completed"]
+
+
+def _history_reads(fake: FakeComfy, prompt: Prompt) -> int:
+    return fake.requests.count(("GET", f"/history/{prompt.id}"))
+
+
+def test_late_events_of_a_former_job_do_not_touch_the_next() -> None:
+    former: list[Prompt] = []
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        for old in former:
+            await fake.send(old, "execution_error", node_id="9", exception_message="old")
+            await fake.send(old, "executing", node=None)
+        former.append(prompt)
+        await play(fake, prompt)
+
+    with FakeComfy(script) as fake, session(fake) as comfy:
+        for _ in range(3):
+            heard: list[Event] = []
+            run = comfy.submit(GRAPH, listener=heard.append)
+            outcome(run)
+            assert {getattr(e, "prompt_id", run.prompt_id) for e in heard} == {run.prompt_id}
+
+
+def test_garbage_on_the_websocket_is_passed_over() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        for message in (
+            "", "not json", "[]", '"text"', "{}", '{"type": 5}', '{"type":"progress","data":[]}',
+            '{"type":"executing"}',
+            json.dumps({"type": "progress", "data": {"prompt_id": prompt.id}}),
+            b"", b"\x00", b"\x00\x00\x00\x04\xff\xff\xff\xff", b"\x00\x00\x00\x63xyz",
+        ):  # fmt: skip
+            await fake.send_raw(prompt.client, message)
+        await play(fake, prompt)
+
+    with FakeComfy(script) as fake, session(fake) as comfy:
+        outcome(comfy.submit(GRAPH))
+        assert fake.connections == 1
+
+
+def test_many_jobs_share_one_websocket_and_get_their_own_events() -> None:
+    with FakeComfy() as fake, session(fake) as comfy:
+        results: dict[int, dict[str, Any]] = {}
+
+        def one(n: int) -> None:
+            heard: list[Event] = []
+            run = comfy.submit(GRAPH, listener=heard.append)
+            results[n] = outcome(run)
+            assert {e.prompt_id for e in heard if hasattr(e, "prompt_id")} == {run.prompt_id}
+
+        threads = [threading.Thread(target=one, args=(n,)) for n in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(results) == 20
+        assert fake.connections == 1
+        assert len({p.id for p in fake.prompts}) == 20
+
+
+def test_a_failing_node_is_named() -> None:
+    graph = {"7": {"class_type": "FakeError", "inputs": {}}}
+    with FakeComfy() as fake, session(fake) as comfy, pytest.raises(JobFailed) as caught:
+        outcome(comfy.submit(graph))
+    assert caught.value.code == "execution_failed"
+    assert "node 7 (FakeError) failed: ValueError: boom" in str(caught.value)
+
+
+def test_running_out_of_memory_has_a_code_of_its_own() -> None:
+    graph = {"7": {"class_type": "FakeMemory", "inputs": {}}}
+    with FakeComfy() as fake, session(fake) as comfy, pytest.raises(JobFailed) as caught:
+        outcome(comfy.submit(graph))
+    assert caught.value.code == "out_of_memory"
+
+
+@pytest.mark.parametrize("jobs_api", [False, True])
+def test_a_running_job_is_cancelled_by_its_id(jobs_api: bool) -> None:
+    with FakeComfy(jobs_api=jobs_api) as fake, session(fake) as comfy:
+        run, cancel = comfy.submit(SLOW), CancelToken()
+        eventually(lambda: fake.running is not None)
+        threading.Timer(0.05, cancel.cancel).start()
+        with pytest.raises(JobCancelled) as caught:
+            run.wait(Deadline(20), cancel)
+        assert caught.value.info.detail == {"confirmed_stopped": True}
+        if not jobs_api:
+            assert set(fake.interrupts) == {run.prompt_id}
+        assert outcome(comfy.submit(GRAPH))["status"]["completed"]
+
+
+@pytest.mark.parametrize("jobs_api", [False, True])
+def test_a_queued_job_is_cancelled_and_the_running_one_goes_on(jobs_api: bool) -> None:
+    release = threading.Event()
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        while not release.is_set():
+            await asyncio.sleep(0.002)
+        await play(fake, prompt)
+
+    with FakeComfy(script, jobs_api=jobs_api) as fake, session(fake) as comfy:
+        first = comfy.submit(GRAPH)
+        second = comfy.submit(GRAPH)
+        eventually(lambda: fake.running is not None)
+        assert second.cancel()
+        assert fake.interrupts == []
+        release.set()
+        assert outcome(first)["status"]["completed"]
+        with pytest.raises(JobCancelled):
+            outcome(second)
+
+
+def test_the_deadline_of_a_job_stops_it_on_the_server() -> None:
+    with FakeComfy() as fake, session(fake) as comfy:
+        run = comfy.submit(SLOW)
+        with pytest.raises(JobTimeout):
+            run.wait(Deadline(0.3))
+        assert fake.interrupts
+        eventually(lambda: fake.running is None)
+
+
+def test_a_job_that_somebody_takes_out_of_the_queue_ends_as_cancelled() -> None:
+    hold = threading.Event()
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        while not hold.is_set():
+            await asyncio.sleep(0.002)
+        fake.finish(prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:
+        first = comfy.submit(GRAPH)
+        second = comfy.submit(GRAPH)
+        ComfyHttp(fake.url).dequeue(second.prompt_id)
+        with pytest.raises(JobCancelled, match="out of ComfyUI's queue"):
+            outcome(second)
+        hold.set()
+        outcome(first)
+
+
+def test_a_job_that_a_restart_forgot_is_an_error_and_not_a_wait() -> None:
+    port = free_port()
+
+    async def forever(_: FakeComfy, __: Prompt) -> None:
+        await asyncio.Event().wait()
+
+    comfy = Session(ComfyHttp(f"http://127.0.0.1:{port}"), poll_s=0.05)
+    with comfy:
+        with FakeComfy(forever, port=port):
+            run = comfy.submit(GRAPH)
+        with FakeComfy(port=port), pytest.raises(JobFailed) as caught:
+            outcome(run)
+    assert caught.value.code == "comfy_crashed"
+    assert caught.value.retryable
+
+
+def test_a_server_that_stays_away_is_given_up_after_its_grace() -> None:
+    async def forever(_: FakeComfy, __: Prompt) -> None:
+        await asyncio.Event().wait()
+
+    with FakeComfy(forever) as fake:
+        comfy = session(fake, poll_s=0.05, down_grace_s=0.3)
+        run = comfy.submit(GRAPH)
+    with comfy, pytest.raises(Unavailable):
+        outcome(run)
+
+
+def test_where_nobody_listens_the_error_says_what_to_start() -> None:
+    with Session(ComfyHttp(f"http://127.0.0.1:{free_port()}")) as comfy:
+        began = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            comfy.submit(GRAPH)
+        assert time.monotonic() - began < 5
+    assert caught.value.hint == "Start ComfyUI: pennyreel comfyui start"
+
+
+def test_an_unanswered_submit_is_looked_up_by_its_id() -> None:
+    with FakeComfy() as fake, session(fake) as comfy:
+        fake.cut_prompt = "taken"
+        assert outcome(comfy.submit(GRAPH))["status"]["completed"]
+        assert len(fake.prompts) == 1
+
+
+def test_an_unanswered_submit_that_nobody_knows_is_an_unknown_outcome() -> None:
+    with FakeComfy() as fake, session(fake) as comfy:
+        fake.cut_prompt = "lost"
+        with pytest.raises(OutcomeUnknown):
+            comfy.submit(GRAPH)
+        assert fake.prompts == []
+
+
+def test_fail_all_ends_every_wait() -> None:
+    problem = JobFailed.from_info(_crash().info)
+    with FakeComfy() as fake, session(fake) as comfy:
+        runs = [comfy.submit(SLOW) for _ in range(3)]
+        caught: list[PennyreelError] = []
+
+        def wait(run: Run) -> None:
+            try:
+                outcome(run)
+            except PennyreelError as seen:
+                caught.append(seen)
+
+        threads = [threading.Thread(target=wait, args=(run,)) for run in runs]
+        for thread in threads:
+            thread.start()
+        comfy.fail_all(problem)
+        for thread in threads:
+            thread.join(10)
+        assert caught == [problem] * 3
+
+
+def _crash() -> PennyreelError:
+    from pennyreel_contract import Code, error
+
+    return error(Code.COMFY_CRASHED, "gone")
+
+
+def test_another_session_adopts_a_job_by_its_id() -> None:
+    with FakeComfy() as fake, session(fake, poll_s=0.05) as first:
+        prompt_id = first.submit(GRAPH).prompt_id
+        with session(fake, poll_s=0.05) as second:
+            assert outcome(second.adopt(prompt_id))["status"]["completed"]
+
+
+def test_a_refused_graph_leaves_nothing_behind() -> None:
+    with FakeComfy() as fake, session(fake) as comfy:
+        with pytest.raises(BadRequest):
+            comfy.submit({"1": {"class_type": "Nope", "inputs": {}}})
+        assert not comfy._runs
+
+
+def test_redirects_are_not_followed_and_headers_stay_with_their_server() -> None:
+    with FakeComfy() as other, FakeComfy() as fake:
+        fake.answer_prompt = lambda _: web.Response(
+            status=307, headers={"Location": f"{other.url}/prompt"}
+        )
+        http = ComfyHttp(fake.url, headers={"Authorization": "secret"})
+        with Session(http) as comfy, pytest.raises(PennyreelError):
+            comfy.submit(GRAPH)
+        assert other.requests == []
