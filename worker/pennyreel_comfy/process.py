@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -31,10 +32,27 @@ from pennyreel_contract import Code, PennyreelError, error
 START_S = 180.0
 STOP_S = 10.0
 TAIL_LINES = 200
+LOG_S = 2.0
 _PROBE_S = 0.05
 
 CHILD = Path(__file__).with_name("child.py")
 """Wrap ComfyUI with this (`[python, CHILD, main.py, …]`) and it ends when its parent does."""
+
+
+# A process that forks (multiprocessing does, and RunPod's SDK by it) would give its child a copy of
+# the pipes that keep our children alive, and they would outlive us by as long as that one lives.
+_held: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+
+
+def _let_go_in_fork() -> None:
+    for child in list(_held):
+        if child.stdin is not None:
+            with contextlib.suppress(OSError):
+                os.close(child.stdin.fileno())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_fork)
 
 
 class State(str, Enum):
@@ -129,12 +147,11 @@ class ComfyProcess:
             child = self._spawn()
             self._child, self._state = child, State.STARTING
             self._changed.notify_all()
+        log = self._thread("log", self._read_log, child)
         self._threads = [
-            threading.Thread(target=target, args=args, name=f"pennyreel-comfy-{name}", daemon=True)
-            for name, target, args in (
-                ("log", self._read_log, (child,)),
-                ("ready", self._probe, (child, time.monotonic())),
-            )
+            log,
+            self._thread("watch", self._watch, child, log),
+            self._thread("ready", self._probe, child, time.monotonic()),
         ]
         for thread in self._threads:
             thread.start()
@@ -199,12 +216,17 @@ class ComfyProcess:
         self.stop()
         self.start()
 
+    @staticmethod
+    def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+        name = f"pennyreel-comfy-{name}"
+        return threading.Thread(target=target, args=args, name=name, daemon=True)
+
     def _spawn(self) -> subprocess.Popen[bytes]:
         options: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             options = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         try:
-            return subprocess.Popen(
+            child = subprocess.Popen(
                 list(self._command(self.port)),
                 stdin=subprocess.PIPE,  # held open: child.py leaves when it closes
                 stdout=subprocess.PIPE,
@@ -213,6 +235,8 @@ class ComfyProcess:
                 env=self._env,
                 **options,
             )
+            _held.add(child)
+            return child
         except OSError as problem:
             self._problem = error(
                 Code.COMFY_START_FAILED,
@@ -223,17 +247,22 @@ class ComfyProcess:
             raise self._problem from None
 
     def _read_log(self, child: subprocess.Popen[bytes]) -> None:
-        """Keep its output's tail; at the end of it, tell everybody why."""
+        """Keep its output's tail."""
         if child.stdout is None:  # pragma: no cover - always a pipe
             return
-        for raw in child.stdout:
-            line = raw.decode("utf-8", "replace").rstrip()
-            with self._changed:
-                self._tail.append(line)
-            if self._on_line is not None:
-                self._on_line(line)
+        with child.stdout as output:
+            for raw in output:
+                line = raw.decode("utf-8", "replace").rstrip()
+                with self._changed:
+                    self._tail.append(line)
+                if self._on_line is not None:
+                    self._on_line(line)
+
+    def _watch(self, child: subprocess.Popen[bytes], log: threading.Thread) -> None:
+        """Wait for its end, end what it left behind, and tell everybody why it died."""
         child.wait()
-        child.stdout.close()
+        _kill_group(child)  # a grandchild would hold the log's pipe open, and the GPU
+        log.join(LOG_S)
         if child.stdin is not None:
             with contextlib.suppress(OSError):
                 child.stdin.close()
@@ -248,7 +277,6 @@ class ComfyProcess:
             self._problem = problem
             self._set(State.FAILED)
             callbacks = list(self._callbacks)
-        _kill_group(child)  # whatever the child left behind
         for callback in callbacks:
             callback(problem)
 

@@ -27,7 +27,7 @@ from pennyreel_contract.job import (
     parse_request,
 )
 from pennyreel_contract.progress import Progress, parse_progress
-from pennyreel_contract.result import Artifact, Gpu, Info, Result, parse_result
+from pennyreel_contract.result import Artifact, Gpu, Info, Result, parse_info, parse_result
 from pennyreel_contract.version import CONTRACT, CONTRACT_MIN, __version__
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "__version__",
     "error",
     "new_attempt_id",
+    "parse_info",
     "parse_progress",
     "parse_request",
     "parse_result",

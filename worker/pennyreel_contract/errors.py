@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import json
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-MAX_DETAIL_CHARS = 20_000
-"""Details beyond this are cut: platforms limit what an error may weigh."""
+MAX_BYTES = 20_000
+"""What an encoded error weighs at most, in UTF-8: platforms limit it. Beyond it, it is cut."""
+
+MAX_MESSAGE = 5_000
+"""Characters taken of a message that another program wrote."""
 
 
 class Code(str, Enum):
@@ -135,14 +138,22 @@ _TABLE: dict[Code, _Entry] = {
 }
 
 
+def _utf8(text: str) -> str:
+    """Replace lone surrogates: the platform's SDK would lose the whole answer over one."""
+    return text.encode("utf-8", "replace").decode()
+
+
+_Text = Annotated[str, AfterValidator(_utf8)]
+
+
 class ErrorInfo(BaseModel):
     """One error on the wire. Read leniently: fields a newer writer added are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    code: str = Field(description="a Code, or a newer worker's code that this version lacks")
-    message: str = Field(description="what is wrong and where, for a person")
-    hint: str = Field(default="", description="what to do next")
+    code: _Text = Field(description="a Code, or a newer worker's code that this version lacks")
+    message: _Text = Field(description="what is wrong and where, for a person")
+    hint: _Text = Field(default="", description="what to do next")
     retryable: bool = Field(default=False, description="may the same request succeed later?")
     detail: dict[str, JsonValue] = Field(default_factory=dict)
 
@@ -163,47 +174,74 @@ class ErrorInfo(BaseModel):
             message=message,
             hint=entry.hint if hint is None else hint,
             retryable=entry.retryable if retryable is None else retryable,
-            detail=detail or {},
+            detail=_plain(detail or {}),
         )
 
     def encode(self) -> str:
-        """Return the JSON string that goes into the platform's `error` field."""
+        """Return the JSON string that goes into the platform's `error` field, never too long."""
         body = self.model_dump(mode="json")
-        text = json.dumps({"pennyreel_error": body}, ensure_ascii=False)
-        if len(text) > MAX_DETAIL_CHARS:
-            body["detail"] = {"truncated": json.dumps(body["detail"])[: MAX_DETAIL_CHARS // 2]}
-            body["message"] = body["message"][: MAX_DETAIL_CHARS // 4]
-            text = json.dumps({"pennyreel_error": body}, ensure_ascii=False)
+        text = _json({"pennyreel_error": body})
+        if len(text.encode()) > MAX_BYTES:
+            body["detail"] = {"truncated": _cut(_json(body["detail"]), MAX_BYTES // 2)}
+            body["message"] = _cut(body["message"], MAX_BYTES // 4)
+            body["hint"] = _cut(body["hint"], MAX_BYTES // 10)
+            body["code"] = _cut(body["code"], 200)
+            text = _json({"pennyreel_error": body})
         return text
 
     @classmethod
     def decode(cls, error: object) -> ErrorInfo:
         """Read a platform's `error` field, whoever wrote it. Never raises."""
         body: object = error
-        if isinstance(error, str):
+        if isinstance(error, (str, bytes)):
             try:
                 body = json.loads(error)
-            except ValueError:
+            except (ValueError, RecursionError):
                 body = error
         if isinstance(body, dict):
-            ours = body.get("pennyreel_error", body)
-            if isinstance(ours, dict):
-                try:
-                    return cls.model_validate(ours)
-                except ValidationError:
-                    return _foreign(ours)
-        return cls.make(Code.EXECUTION_FAILED, str(body) or "failed without a reason")
+            ours = body.get("pennyreel_error")
+            if not isinstance(ours, dict):
+                return _foreign(body)
+            try:
+                return cls.model_validate(ours)
+            except ValidationError:
+                return _foreign(ours)
+        text = "" if error is None else str(error)[:MAX_MESSAGE].strip()
+        return cls.make(
+            Code.EXECUTION_FAILED, text or "failed without a reason", hint=_FOREIGN_HINT
+        )
+
+
+_FOREIGN_HINT = "The worker raised this; its own log has the whole story."
+
+
+def _json(body: object) -> str:
+    return json.dumps(body, ensure_ascii=False)
+
+
+def _plain(detail: dict[str, Any]) -> dict[str, Any]:
+    """Return `detail` as JSON carries it: what it cannot carry becomes text."""
+    text = json.dumps(detail, ensure_ascii=False, default=str)
+    plain: dict[str, Any] = json.loads(_utf8(text), parse_constant=str)
+    return plain
+
+
+def _cut(text: str, most: int) -> str:
+    """Shorten `text` until its JSON form has at most `most` bytes."""
+    while (size := len(_json(text).encode())) > most:
+        text = text[: max(0, min(len(text) * most // size, len(text) - 1))]
+    return text
 
 
 def _foreign(body: dict[str, Any]) -> ErrorInfo:
     """Read an error that another program wrote, such as the SDK's traceback JSON."""
     message = body.get("error_message") or body.get("message") or body.get("error")
-    text = str(message) if message else json.dumps(body, default=str)[:2000]
-    kind = body.get("error_type")
+    text = (str(message) if message else json.dumps(body, default=str))[:MAX_MESSAGE]
+    kind = str(body.get("error_type") or "")[:200]
     return ErrorInfo.make(
         Code.EXECUTION_FAILED,
         f"{text} ({kind})" if kind else text,
-        hint="The worker raised this; its own log has the whole story.",
+        hint=_FOREIGN_HINT,
         detail={"worker_id": str(body["worker_id"])} if "worker_id" in body else {},
     )
 
@@ -235,6 +273,9 @@ class PennyreelError(Exception):
         Exception.__init__(error, info.message)
         error.info = info
         return error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PennyreelError.from_info, (self.info,)
 
     @property
     def code(self) -> str:

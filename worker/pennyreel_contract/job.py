@@ -21,27 +21,58 @@ from pennyreel_contract.errors import Code, error
 from pennyreel_contract.version import CONTRACT, CONTRACT_MIN
 
 MAX_METADATA_BYTES = 16_384
-_ATTEMPT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{7,63}$")
-_NAME = re.compile(r"^[^/\\\x00-\x1f]{1,200}$")
+MAX_INPUTS = 256
+_ATTEMPT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,63}")
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+_URL = re.compile(r"https?://[^/\s\x00-\x1f]+[^\s\x00-\x1f]*", re.IGNORECASE)
+_S3 = re.compile(r"s3://[^/\s]+/.+")
 
 Kind = Literal["image", "video", "audio", "model3d", "text", "file"]
 Delivery = Literal["auto", "inline", "s3"]
 
 
 def _attempt(value: str) -> str:
-    if not _ATTEMPT.match(value):
+    if not _ATTEMPT.fullmatch(value):
         raise ValueError("8 to 64 letters, digits, '_' or '-', beginning with a letter or digit")
     return value
 
 
 def _file_name(value: str) -> str:
-    if not _NAME.match(value) or value in {".", ".."}:
-        raise ValueError("a plain file name of at most 200 characters, without a folder")
+    # Bytes, since that is what file systems count: 255 of them, less what we may add.
+    size = len(_sendable(value).encode())
+    if not _NAME.fullmatch(value) or size > 200 or value in {".", ".."}:
+        raise ValueError("a plain file name of at most 200 bytes, without a folder")
+    return value
+
+
+def _url(value: str) -> str:
+    if not _URL.fullmatch(value):
+        raise ValueError("must begin with http:// or https:// and be without white space")
+    return value
+
+
+def _no_steps(value: str) -> str:
+    if ".." in re.split(r"[/\\]", value) or value.startswith(("/", "\\")) or "\0" in value:
+        raise ValueError("must stay in its folder")
+    return value
+
+
+def _sendable(value: Any) -> Any:
+    """Refuse what JSON on the wire cannot carry: it would be lost on its way back."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text in it is not valid Unicode (a lone surrogate)") from None
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("not JSON: NaN, an infinity, or too many levels") from None
     return value
 
 
 AttemptId = Annotated[str, AfterValidator(_attempt)]
 FileName = Annotated[str, AfterValidator(_file_name)]
+Url = Annotated[str, AfterValidator(_url)]
+Graph = Annotated[dict[str, Any], AfterValidator(_sendable)]
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_sendable)]
 
 
 def new_attempt_id() -> str:
@@ -58,7 +89,7 @@ class InputFile(_Strict):
 
     name: FileName = Field(description="as the graph names it, for example in LoadImage.image")
     data: str | None = Field(default=None, description="base64, or a data: URI", repr=False)
-    url: str | None = Field(default=None, description="http(s) URL", repr=False)
+    url: Url | None = Field(default=None, description="http(s) URL", repr=False)
     s3: str | None = Field(default=None, description="s3://bucket/key in the worker's store")
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
@@ -69,32 +100,38 @@ class InputFile(_Strict):
             raise ValueError(
                 f"give exactly one of data, url, s3 (got {', '.join(given) or 'none'})"
             )
-        if self.s3 is not None and not re.match(r"^s3://[^/]+/.+$", self.s3):
+        if self.s3 is not None and not _S3.fullmatch(self.s3):
             raise ValueError("s3 must look like s3://bucket/key")
-        if self.url is not None and not re.match(r"^https?://[^/]+", self.url, re.IGNORECASE):
-            raise ValueError("url must begin with http:// or https://")
         return self
 
 
 class Outputs(_Strict):
     """Which outputs are wanted, and how they are to be delivered."""
 
-    nodes: tuple[str, ...] | None = Field(default=None, description="node ids; None = all")
-    kinds: tuple[Kind, ...] | None = Field(default=None, description="None = all")
-    temp: bool = Field(default=False, description="also files of previews (type temp)")
+    nodes: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="node ids; None = all"
+    )
+    kinds: tuple[Kind, ...] | None = Field(default=None, min_length=1, description="None = all")
+    temp: bool = Field(default=False, strict=True, description="also files of previews (type temp)")
     delivery: Delivery = Field(
         default="auto",
         description="inline = in the result; s3 = a URL; auto = s3 where the worker has a bucket",
     )
-    url_ttl_s: int = Field(default=86_400, ge=60, le=604_800, description="of presigned URLs")
+    url_ttl_s: int = Field(
+        default=86_400, ge=60, le=604_800, strict=True, description="of presigned URLs"
+    )
 
 
 class ModelNeed(_Strict):
     """A model file that the graph needs, so that its absence is told before the run."""
 
-    folder: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,63}$")
-    name: str = Field(min_length=1, max_length=255)
-    url: str | None = None
+    folder: Annotated[str, AfterValidator(_no_steps)] = Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./-]{0,63}$", description="such as checkpoints"
+    )
+    name: Annotated[str, AfterValidator(_no_steps)] = Field(
+        min_length=1, max_length=255, description="as the graph names it; may have subfolders"
+    )
+    url: Url | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
 
@@ -104,18 +141,24 @@ class JobRequest(_Strict):
     contract: int = CONTRACT
     op: Literal["run"] = "run"
     attempt_id: AttemptId = Field(description="minted by the client and persisted before the call")
-    workflow: dict[str, Any] | None = Field(
+    workflow: Graph | None = Field(
         default=None, repr=False, description="checked as a graph by whoever runs it"
     )
     template: str | None = Field(default=None, max_length=100)
-    parameters: dict[str, JsonValue] = Field(default_factory=dict)
-    inputs: tuple[InputFile, ...] = Field(default=(), max_length=64)
+    parameters: JsonObject = Field(default_factory=dict)
+    inputs: tuple[InputFile, ...] = Field(default=(), max_length=MAX_INPUTS)
     outputs: Outputs = Outputs()
     models: tuple[ModelNeed, ...] = Field(default=(), max_length=64)
-    timeout_s: float | None = Field(default=None, gt=0, le=604_800)
-    seed: int | None = Field(default=None, ge=0, lt=2**64, description="written to every seed")
-    preview: bool = Field(default=False, description="send preview thumbnails with progress")
-    metadata: dict[str, JsonValue] = Field(default_factory=dict, description="echoed back")
+    timeout_s: float | None = Field(
+        default=None, gt=0, le=604_800, strict=True, description="of the whole job"
+    )
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**64, strict=True, description="written to every seed"
+    )
+    preview: bool = Field(
+        default=False, strict=True, description="send preview thumbnails with progress"
+    )
+    metadata: JsonObject = Field(default_factory=dict, description="echoed back")
 
     @model_validator(mode="after")
     def _check(self) -> JobRequest:
@@ -123,7 +166,7 @@ class JobRequest(_Strict):
             raise ValueError("give exactly one of workflow and template")
         if self.workflow is not None and self.parameters:
             raise ValueError("parameters belong to a template; patch the workflow itself")
-        if len(json.dumps(self.metadata)) > MAX_METADATA_BYTES:
+        if len(json.dumps(self.metadata, ensure_ascii=False).encode()) > MAX_METADATA_BYTES:
             raise ValueError(f"metadata is over {MAX_METADATA_BYTES} bytes of JSON")
         names = [f.name for f in self.inputs]
         if len(set(names)) != len(names):

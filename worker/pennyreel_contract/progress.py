@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-Stage = Literal["queued", "preparing", "executing", "delivering", "done"]
 
 
 class Progress(BaseModel):
@@ -15,7 +13,7 @@ class Progress(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     percent: float = Field(ge=0, le=100, description="of the whole job")
-    stage: str = Field(description="queued, preparing, executing, delivering or done")
+    stage: str = Field(description="queued, preparing, executing, delivering or done; maybe newer")
     node: str | None = Field(default=None, description="id of the node at work")
     node_class: str | None = None
     step: int | None = None

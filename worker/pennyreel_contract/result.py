@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from pennyreel_contract.errors import Code, error
+from pennyreel_contract.errors import Code, PennyreelError, error
 from pennyreel_contract.version import CONTRACT, CONTRACT_MIN
 
 
@@ -15,8 +15,14 @@ class _Lenient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+_Read = TypeVar("_Read", bound=_Lenient)
+
+
 class Artifact(_Lenient):
-    """One thing that a job made. `data` (base64) or `url` carries it; text has `text`."""
+    """One thing that a job made. `data` (base64) or `url` carries it; `s3` says where it lies.
+
+    A store that signs no URLs (a RunPod volume) leaves `s3` alone.
+    """
 
     name: str = Field(description="a plain file name, unique within the result")
     kind: str = Field(description="image, video, audio, model3d, text or file")
@@ -85,13 +91,34 @@ def parse_result(body: object) -> Result:
         JobFailed: `internal`, when it is not a result at all.
 
     """
+    return _read(Result, "result", body)
+
+
+def parse_info(body: object) -> Info:
+    """Read a worker's answer to an info request.
+
+    Raises:
+        JobFailed: `internal`, when it is no such answer.
+
+    """
+    if not isinstance(body, dict) or not {"contract_min", "contract_max"} & body.keys():
+        # Every field of Info has a default: any object at all would pass for one.
+        raise _no_answer("info", "contract_min: missing")
+    return _read(Info, "info", body)
+
+
+def _read(model: type[_Read], what: str, body: object) -> _Read:
     try:
-        return Result.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as problem:
         first = problem.errors(include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise error(
-            Code.INTERNAL,
-            f"the worker's answer is not a pennyreel result ({where or 'output'}: {first['msg']})",
-            hint="Check that the endpoint runs the pennyreel worker image.",
-        ) from None
+        raise _no_answer(what, f"{where or 'output'}: {first['msg']}") from None
+
+
+def _no_answer(what: str, why: str) -> PennyreelError:
+    return error(
+        Code.INTERNAL,
+        f"the worker's answer is not a pennyreel {what} ({why})",
+        hint="Check that the endpoint runs the pennyreel worker image.",
+    )

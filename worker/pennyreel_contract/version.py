@@ -1,8 +1,8 @@
 """The distribution's version, and the versions of the wire it speaks.
 
-`CONTRACT` rises when a request of the new version would be misread by a worker of the old one.
-Additions that an old reader may ignore (a new field in a result) do not raise it: results,
-progress and errors are read leniently.
+`CONTRACT` rises when a request can say what a worker of the former version would refuse or
+misread: a new field, a new value of a closed set, a changed meaning. Additions to answers do not
+raise it: results, progress and errors are read leniently. docs/contract.md has the whole rule.
 """
 
 __version__ = "0.1.0"

@@ -181,4 +181,3 @@ class Job:
             metadata=self.request.metadata,
             worker={"pennyreel": __version__, "worker_id": self.settings.worker_id},
         )
-

@@ -1,39 +1,26 @@
 """Everything that an operator can set: the only reader of the environment.
 
 Names of the stock worker (BUCKET_*, COMFY_ORG_API_KEY, REFRESH_WORKER, COMFY_API_AVAILABLE_*,
-WEBSOCKET_RECONNECT_*) mean what they mean there. README.md lists all of them.
+WEBSOCKET_RECONNECT_*, COMFY_LOG_LEVEL, SERVE_API_LOCALLY) mean what they mean there.
+docs/worker.md lists all of them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pennyreel_contract import Code, error
+from pennyreel_worker.buckets import ADDRESSING, Bucket, make_bucket
 
 DEFAULT_ROOT = Path("/comfyui")
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Where results go in S3. `bucket` None: one a month, as the stock worker does."""
-
-    endpoint_url: str | None
-    access_key_id: str = field(repr=False)
-    secret_access_key: str = field(repr=False)
-    bucket: str | None = None
-    region: str | None = None
-    addressing: str = "auto"
-
-    @property
-    def presigns(self) -> bool:
-        """RunPod's own volumes speak S3 but take no presigned URLs."""
-        host = urlsplit(self.endpoint_url or "").hostname or ""
-        return not (host.startswith("s3api-") and host.endswith(".runpod.io"))
+START_S = 180.0
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 @dataclass(frozen=True)
@@ -49,7 +36,7 @@ class Settings:
     results_prefix: str = "results/"
     default_timeout_s: float = 3600.0
     max_timeout_s: float = 86_400.0
-    start_s: float = 180.0
+    start_s: float = START_S
     down_grace_s: float = 15.0
     input_max_bytes: int = 5 * 1024**3
     input_timeout_s: float = 600.0
@@ -57,6 +44,8 @@ class Settings:
     inline_max_bytes: int | None = None
     refresh_worker: bool = False
     previews: bool = False
+    serve_api: bool = False
+    comfy_log_level: str | None = None
     comfy_org_api_key: str | None = field(default=None, repr=False)
     template_dirs: tuple[Path, ...] = ()
     worker_id: str = "local"
@@ -72,29 +61,29 @@ class Settings:
         read = _Reader(env)
         command = read.text("PENNYREEL_COMFYUI_COMMAND")
         work = read.text("PENNYREEL_WORK_DIR")
+        refresh = read.flag("REFRESH_WORKER")
         return cls(
             comfy_root=Path(read.text("PENNYREEL_COMFYUI_ROOT") or DEFAULT_ROOT),
             comfy_command=_command(command) if command else None,
             work_dir=Path(work) if work else None,
-            concurrency=read.integer("PENNYREEL_CONCURRENCY", 1, least=1),
+            # A refresh stops the whole pod: it would take a second job with it.
+            concurrency=1 if refresh else read.integer("PENNYREEL_CONCURRENCY", 1, least=1),
             bucket=_bucket(read),
             key_template=_key_template(read.text("PENNYREEL_S3_KEY_TEMPLATE")),
-            default_timeout_s=read.number("PENNYREEL_JOB_TIMEOUT_S", 3600.0),
-            max_timeout_s=read.number("PENNYREEL_JOB_TIMEOUT_MAX_S", 86_400.0),
+            default_timeout_s=read.seconds("PENNYREEL_JOB_TIMEOUT_S", 3600.0),
+            max_timeout_s=read.seconds("PENNYREEL_JOB_TIMEOUT_MAX_S", 86_400.0),
             start_s=_start_s(read),
             down_grace_s=_down_grace_s(read),
-            input_max_bytes=read.integer("PENNYREEL_INPUT_MAX_BYTES", 5 * 1024**3),
-            input_timeout_s=read.number("PENNYREEL_INPUT_TIMEOUT_S", 600.0),
-            allow_hosts=frozenset(
-                h.strip().lower()
-                for h in read.text("PENNYREEL_ALLOW_HOSTS").split(",")
-                if h.strip()
-            ),
+            input_max_bytes=read.integer("PENNYREEL_INPUT_MAX_BYTES", 5 * 1024**3, least=1),
+            input_timeout_s=read.seconds("PENNYREEL_INPUT_TIMEOUT_S", 600.0),
+            allow_hosts=frozenset(h.lower() for h in read.parts("PENNYREEL_ALLOW_HOSTS", ",")),
             inline_max_bytes=read.integer("PENNYREEL_INLINE_MAX_BYTES", 0) or None,
-            refresh_worker=read.flag("REFRESH_WORKER"),
+            refresh_worker=refresh,
             previews=read.flag("PENNYREEL_PREVIEWS"),
+            serve_api=read.flag("SERVE_API_LOCALLY"),
+            comfy_log_level=read.choice("COMFY_LOG_LEVEL", _LOG_LEVELS) or None,
             comfy_org_api_key=read.text("COMFY_ORG_API_KEY") or None,
-            template_dirs=tuple(Path(p) for p in read.text("PENNYREEL_TEMPLATES").split(":") if p),
+            template_dirs=tuple(Path(p) for p in read.parts("PENNYREEL_TEMPLATES", ":")),
             worker_id=read.text("RUNPOD_POD_ID") or "local",
         )
 
@@ -113,8 +102,21 @@ class _Reader:
     def text(self, name: str) -> str:
         return self._env.get(name, "").strip()
 
+    def parts(self, name: str, separator: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.text(name).split(separator) if part.strip())
+
     def flag(self, name: str) -> bool:
-        return self.text(name).lower() in {"1", "true", "yes", "on"}
+        value = self.text(name).lower()
+        if value not in _TRUE | _FALSE:
+            raise _bad(name, value, "true or false")
+        return value in _TRUE
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        value = self.text(name)
+        found = next((c for c in choices if c.lower() == value.lower()), "")
+        if value and not found:
+            raise _bad(name, value, "one of " + ", ".join(choices))
+        return found
 
     def number(self, name: str, default: float) -> float:
         value = self.text(name)
@@ -124,8 +126,14 @@ class _Reader:
             number = float(value)
         except ValueError:
             raise _bad(name, value, "a number") from None
-        if number < 0:
+        if not math.isfinite(number) or number < 0:
             raise _bad(name, value, "zero or more")
+        return number
+
+    def seconds(self, name: str, default: float) -> float:
+        number = self.number(name, default)
+        if number <= 0:
+            raise _bad(name, self.text(name), "more than zero seconds")
         return number
 
     def integer(self, name: str, default: int, *, least: int = 0) -> int:
@@ -164,7 +172,7 @@ def _key_template(value: str) -> str:
         return Settings.key_template
     try:
         example = value.format(attempt_id="a", name="n", job_id="j", date="d", kind="k")
-    except (KeyError, IndexError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise _bad(
             "PENNYREEL_S3_KEY_TEMPLATE", value, "made of {attempt_id} {job_id} {name} {kind} {date}"
         ) from None
@@ -177,11 +185,14 @@ def _key_template(value: str) -> str:
 
 
 def _start_s(read: _Reader) -> float:
-    """PENNYREEL_COMFYUI_START_S, else the stock worker's retries x interval where both are set."""
+    """PENNYREEL_COMFYUI_START_S, else 180 s, else what the stock worker's retries come to.
+
+    Never less than 180 s by those: the stock worker ignores them while its ComfyUI lives, so that
+    a customary 500 x 50 ms never ended a cold start there.
+    """
     retries = read.integer("COMFY_API_AVAILABLE_MAX_RETRIES", 0)
     interval = read.integer("COMFY_API_AVAILABLE_INTERVAL_MS", 50)
-    stock = retries * interval / 1000 if retries else 180.0
-    return read.number("PENNYREEL_COMFYUI_START_S", stock)
+    return read.seconds("PENNYREEL_COMFYUI_START_S", max(START_S, retries * interval / 1000))
 
 
 def _down_grace_s(read: _Reader) -> float:
@@ -206,48 +217,18 @@ def _bucket(read: _Reader) -> Bucket | None:
             f"BUCKET_ENDPOINT_URL is set, but not {' and '.join(missing)}",
             hint="Set all three, or none to return results inline.",
         )
-    return make_bucket(
-        endpoint,
-        key,
-        secret,
-        bucket=read.text("BUCKET_NAME") or None,
-        region=read.text("BUCKET_REGION") or None,
-        addressing=read.text("BUCKET_ADDRESSING") or "auto",
-    )
-
-
-def make_bucket(
-    endpoint: str,
-    key: str,
-    secret: str,
-    *,
-    bucket: str | None = None,
-    region: str | None = None,
-    addressing: str = "auto",
-) -> Bucket:
-    """Read an endpoint as people write it: plain, with the bucket as host, or with it as path.
-
-    `https://shots.s3.eu-west-1.amazonaws.com` names bucket and region, as the stock worker's
-    documentation asks for; `https://host/shots` names the bucket.
-    """
-    parts = urlsplit(endpoint)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise error(Code.NOT_CONFIGURED, "BUCKET_ENDPOINT_URL is not an http(s) URL")
-    host, path = parts.hostname, parts.path.strip("/")
-    labels = host.split(".")
-    if host.endswith(".amazonaws.com") and "s3" in labels:
-        at = labels.index("s3")
-        bucket = bucket or (".".join(labels[:at]) or None)
-        region = region or (labels[at + 1] if labels[at + 1] != "amazonaws" else None)
-        return Bucket(None, key, secret, bucket, region, addressing)
-    if path and bucket is None:
-        bucket = path.split("/")[0]
-    origin = f"{parts.scheme}://{parts.netloc}"
-    if host.endswith(".r2.cloudflarestorage.com"):
-        region = region or "auto"
-    elif host.startswith("s3api-") and host.endswith(".runpod.io"):
-        region = region or host[len("s3api-") :].split(".")[0].upper()
-        addressing = "path"
-    elif ".s3." in host:  # DigitalOcean-like: bucket.s3.region.host
-        region = region or host.split(".s3.")[1].split(".")[0]
-    return Bucket(origin, key, secret, bucket, region or "us-east-1", addressing)
+    try:
+        return make_bucket(
+            endpoint,
+            key,
+            secret,
+            bucket=read.text("BUCKET_NAME") or None,
+            region=read.text("BUCKET_REGION") or None,
+            addressing=read.choice("BUCKET_ADDRESSING", ADDRESSING) or "auto",
+        )
+    except ValueError as problem:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"BUCKET_ENDPOINT_URL {problem}",
+            hint="Correct BUCKET_ENDPOINT_URL in the endpoint's environment.",
+        ) from None
