@@ -6,7 +6,12 @@ that plays one prompt. As a program it is a child for the supervisor and the wor
     python comfyui.py --port N --output-directory DIR …
 
 Its nodes: SaveImage writes a small PNG; FakeSleep{seconds}, FakeError, FakeCrash, FakeMemory and
-FakeBig{bytes} do what their names say.
+FakeBig{bytes} do what their names say. FakeStuck{seconds} cannot be interrupted.
+FakeOutput{filename, type, key, filename_prefix} names a file of any kind, FakeText{text} a text,
+FakeNothing is an output node that shows nothing. LoadImage is refused where its file is missing.
+
+GET /fake tells what was asked of it: prompts, interrupts, requests, and the ids in /history.
+Environment, as a program: FAKE_COMFYUI_START_S delays the first answer.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ import base64
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -30,7 +36,8 @@ PNG = base64.b64decode(
 )
 CLASSES = {
     "SaveImage", "LoadImage", "EmptyImage", "KSampler", "ImageScale", "SaveImageWebsocket",
-    "FakeSleep", "FakeError", "FakeCrash", "FakeMemory", "FakeBig",
+    "FakeSleep", "FakeError", "FakeCrash", "FakeMemory", "FakeBig", "FakeStuck", "FakeOutput",
+    "FakeText", "FakeNothing",
 }  # fmt: skip
 
 Script = Callable[["FakeComfy", "Prompt"], Awaitable[None]]
@@ -62,9 +69,11 @@ class FakeComfy:
         port: int = 0,
         output: Path | None = None,
         inputs: Path | None = None,
+        temp: Path | None = None,
         jobs_api: bool = False,
     ) -> None:
         self.script = script or play
+        self.temp = temp
         self.output = output
         self.inputs = inputs
         self.jobs_api = jobs_api
@@ -162,6 +171,7 @@ class FakeComfy:
         app.add_routes(
             [
                 web.get("/ws", self._ws),
+                web.get("/fake", self._fake),
                 web.post("/prompt", self._prompt),
                 web.get("/queue", self._queue),
                 web.post("/queue", self._queue_post),
@@ -253,12 +263,46 @@ class FakeComfy:
                     "details": f"Node ID '#{node}'",
                 }
                 return web.json_response({"error": problem, "node_errors": {}}, status=400)
+        if (missing := self._missing_files(graph)) is not None:
+            return missing
         prompt = Prompt(body, len(self.prompts))
         self.prompts.append(prompt)
         self.pending.append(prompt)
         self._wake.set()
         return web.json_response(
             {"prompt_id": prompt.id, "number": prompt.number, "node_errors": {}}
+        )
+
+    def _missing_files(self, graph: dict[str, Any]) -> web.Response | None:
+        """Refuse a graph as the real one does (recording bad_*: custom_validation_failed)."""
+        for node, value in graph.items():
+            name = str(value["inputs"].get("image"))
+            if value["class_type"] != "LoadImage" or self.inputs is None:
+                continue
+            if (self.inputs / name.removesuffix(" [input]")).is_file():
+                continue
+            problem = {
+                "type": "custom_validation_failed",
+                "message": "Custom validation failed for node",
+                "details": f"image - Invalid image file: {name}",
+                "extra_info": {"input_name": "image", "received_value": name},
+            }
+            entry = {"errors": [problem], "dependent_outputs": [node], "class_type": "LoadImage"}
+            outer = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed"}
+            return web.json_response({"error": outer, "node_errors": {node: entry}}, status=400)
+        return None
+
+    async def _fake(self, _: web.Request) -> web.Response:
+        prompts = [{"id": p.id, "graph": p.graph, "extra": p.extra} for p in self.prompts]
+        return web.json_response(
+            {
+                "prompts": prompts,
+                "interrupts": self.interrupts,
+                "history": list(self.history),
+                "running": self.running.id if self.running else None,
+                "requests": self.requests,
+                "pid": os.getpid(),
+            }
         )
 
     async def _queue(self, _: web.Request) -> web.Response:
@@ -362,13 +406,30 @@ async def _node(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any
             except asyncio.TimeoutError:
                 continue
             return ["execution_interrupted", where]
+    if kind == "FakeStuck":
+        await asyncio.sleep(float(inputs["seconds"]))
     if prompt.interrupted.is_set():
         return ["execution_interrupted", where]
     if kind == "SaveImage":
         fake.write(prompt, node, PNG)
+    if kind == "FakeOutput":
+        _output(fake, prompt, node, inputs)
+    if kind == "FakeText":
+        prompt.outputs[node] = {"text": [inputs["text"]]}
     if kind == "FakeBig":
         fake.write(prompt, node, os.urandom(1 << 20) * (int(inputs["bytes"]) >> 20), "bin")
     return None
+
+
+def _output(fake: FakeComfy, prompt: Prompt, node: str, inputs: dict[str, Any]) -> None:
+    kind, name = str(inputs.get("type", "output")), str(inputs["filename"])
+    root = fake.temp if kind == "temp" else fake.output
+    folder = str(inputs.get("filename_prefix", "")).rpartition("/")[0]
+    if root is not None and inputs.get("written", True):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / name).write_bytes(PNG)
+    item = {"filename": name, "subfolder": folder, "type": kind}
+    prompt.outputs[node] = {str(inputs.get("key", "images")): [item]}
 
 
 def main() -> None:
@@ -376,10 +437,16 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--output-directory", type=Path)
     parser.add_argument("--input-directory", type=Path)
+    parser.add_argument("--temp-directory", type=Path)
     options, _ = parser.parse_known_args()
+    temp = options.temp_directory
     fake = FakeComfy(
-        port=options.port, output=options.output_directory, inputs=options.input_directory
+        port=options.port,
+        output=options.output_directory,
+        inputs=options.input_directory,
+        temp=temp / "temp" if temp else None,
     )
+    time.sleep(float(os.environ.get("FAKE_COMFYUI_START_S", "0")))
     asyncio.run(fake.serve())
 
 

@@ -1,0 +1,266 @@
+"""HTTP for the backends: keys stay with their origin, nothing is retried but reads.
+
+The requests library would follow redirects with the key attached to the same host, take
+credentials from .netrc and send a local request through a proxy. None of that happens here.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError, NewConnectionError
+
+from pennyreel.config import Secret, is_loopback, key_may_travel
+from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.types import Sink
+
+CONNECT_S = 10.0
+READ_S = 30.0
+CHUNK = 1 << 20
+MAX_HOPS = 3
+TRIES = 4
+MAX_PAUSE_S = 30.0
+
+Pause = Callable[[float], None]
+
+
+class _Bearer(AuthBase):
+    """Adds the key; being an `auth`, it also keeps .netrc out."""
+
+    def __init__(self, key: Secret | None) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._key is not None:
+            request.headers["Authorization"] = f"Bearer {self._key.reveal()}"
+        return request
+
+
+class Api:
+    """One JSON API under a base URL, with its key."""
+
+    def __init__(self, base_url: str, key: Secret | None) -> None:
+        """Keep both; refuses an address to which a key may not be sent."""
+        parts = urlsplit(base_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+            raise error(
+                Code.NOT_CONFIGURED,
+                "the base URL is not a plain http(s) address",
+                hint="Write it like https://api.runpod.ai/v2",
+            )
+        if key is not None and not key_may_travel(base_url):
+            raise error(
+                Code.NOT_CONFIGURED,
+                f"the API key is not sent to {parts.scheme}://{parts.hostname}: it is not https",
+                hint="Use an https address, or http on this machine.",
+            )
+        self.base_url = base_url.rstrip("/")
+        self._auth = _Bearer(key)
+        self._local = threading.local()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        timeout: float = READ_S,
+    ) -> requests.Response:
+        """Send one request, once, and return its whole answer.
+
+        Raises:
+            requests.RequestException: no answer; `never_sent` tells if anything left.
+            Unavailable: the answer is a redirect, which would take the key elsewhere.
+
+        """
+        reply = self._session().request(
+            method,
+            self.base_url + path,
+            data=body,
+            headers={"Content-Type": "application/json", "User-Agent": "pennyreel"},
+            auth=self._auth,
+            timeout=(CONNECT_S, timeout),
+            allow_redirects=False,
+        )
+        if 300 <= reply.status_code < 400:
+            raise error(
+                Code.BACKEND_UNAVAILABLE,
+                f"{urlsplit(self.base_url).hostname} redirects to another address; the key is not "
+                "sent there",
+                hint="Check the base URL.",
+                retryable=False,
+            )
+        return reply
+
+    def close(self) -> None:
+        """Close this thread's connections."""
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is not None:
+            session.close()
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = _session(self.base_url)
+        return session
+
+
+def never_sent(problem: Exception) -> bool:
+    """Whether it is certain that no byte of the request reached the server."""
+    if isinstance(problem, (requests.ConnectTimeout, requests.exceptions.ProxyError)):
+        return True
+    inner = problem.args[0] if problem.args else None
+    reason = getattr(inner, "reason", inner)
+    return isinstance(problem, requests.ConnectionError) and isinstance(reason, NewConnectionError)
+
+
+def retry_after(reply: requests.Response) -> float | None:
+    """Return the seconds that a 429 or 503 asks for, at most `MAX_PAUSE_S`."""
+    text = reply.headers.get("Retry-After", "")
+    try:
+        return min(MAX_PAUSE_S, max(0.0, float(text)))
+    except ValueError:
+        return None
+
+
+def backoff(attempt: int, *, base: float = 0.5) -> float:
+    """Return a pause before try `attempt` (1, 2 …): full jitter, doubling, bounded."""
+    return random.uniform(0, min(MAX_PAUSE_S, base * 2**attempt))  # noqa: S311 - not a secret
+
+
+def download(
+    url: str,
+    sink: Sink,
+    *,
+    sha256: str = "",
+    size: int | None = None,
+    local: bool = False,
+    pause: Pause,
+    most: int | None = None,
+    plain: bool = False,
+) -> None:
+    """GET a file without any credential. Reading is safe, so failures are tried again.
+
+    Args:
+        url: https; http only on this machine, and only where `local`.
+        sink: what it is written to.
+        sha256: of the whole, where known.
+        size: of the whole, where known.
+        local: whether addresses on this machine are expected.
+        pause: waits so many seconds, or raises because the job was cancelled.
+        most: bytes taken at most.
+        plain: http anywhere will do: the user named this URL.
+
+    Raises:
+        BadRequest: `address_refused`.
+        JobFailed: `result_expired` for 403, 404, 410; `storage_failed` for the rest.
+
+    """
+    for attempt in range(1, TRIES + 1):
+        sink.restart()
+        try:
+            _get(url, sink, local=local, most=most, plain=plain)
+            if (sha256 and sink.sha256 != sha256) or (size is not None and sink.size != size):
+                raise error(
+                    Code.STORAGE_FAILED,
+                    f"{shown(url)} arrived damaged: {sink.size} bytes"
+                    + (f" of {size}" if size is not None else "")
+                    + ", with another sha256 than the worker told",
+                )
+            return
+        except (requests.RequestException, HTTPError) as problem:
+            failure: PennyreelError = error(
+                Code.STORAGE_FAILED, f"{shown(url)} cannot be fetched ({type(problem).__name__})"
+            )
+        except PennyreelError as problem:
+            if problem.code != Code.STORAGE_FAILED.value or not problem.retryable:
+                raise
+            failure = problem
+        if attempt < TRIES:
+            pause(backoff(attempt))
+    raise failure
+
+
+def shown(url: str) -> str:
+    """Return a URL without its query and user, where signatures and passwords are."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:300]
+
+
+def _get(url: str, sink: Sink, *, local: bool, most: int | None, plain: bool) -> None:
+    with _open(url, local=local, plain=plain) as reply:
+        if reply.status_code in {403, 404, 410}:
+            raise error(
+                Code.RESULT_EXPIRED, f"{shown(url)} answers {reply.status_code}: it has expired"
+            )
+        if reply.status_code != 200:
+            raise error(
+                Code.STORAGE_FAILED,
+                f"{shown(url)} answers {reply.status_code}",
+                retryable=reply.status_code >= 500 or reply.status_code == 429,
+            )
+        for chunk in reply.iter_content(CHUNK):
+            if most is not None and sink.size + len(chunk) > most:
+                raise error(Code.INPUT_TOO_LARGE, f"{shown(url)} has more than {most} bytes")
+            sink.write(chunk)
+
+
+@contextmanager
+def _open(url: str, *, local: bool, plain: bool) -> Iterator[requests.Response]:
+    for _ in range(MAX_HOPS + 1):
+        _check(url, local=local, plain=plain)
+        with (
+            _session(url) as session,
+            session.get(
+                url,
+                auth=_Bearer(None),
+                headers={"Accept-Encoding": "identity", "User-Agent": "pennyreel"},
+                timeout=(CONNECT_S, READ_S),
+                stream=True,
+                allow_redirects=False,
+            ) as reply,
+        ):
+            target = reply.headers.get("Location")
+            if not (300 <= reply.status_code < 400 and target):
+                yield reply
+                return
+            url = urljoin(url, target)
+    raise error(Code.STORAGE_FAILED, f"{shown(url)} redirects without end", retryable=False)
+
+
+def _check(url: str, *, local: bool, plain: bool) -> None:
+    parts = urlsplit(url)
+    if is_loopback(url):
+        if local and parts.scheme in {"http", "https"}:
+            return
+    elif parts.hostname and parts.scheme in ({"http", "https"} if plain else {"https"}):
+        return
+    raise error(
+        Code.ADDRESS_REFUSED,
+        f"{shown(url)}: files are fetched by https only",
+        hint="Give the worker storage that is reached by https.",
+    )
+
+
+def _session(url: str) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = not is_loopback(url)
+    return session
+
+
+def answer_text(reply: requests.Response) -> str:
+    """Return what an error answer says, short: JSON {"error"}, plain text, or nothing."""
+    try:
+        body: Any = reply.json()
+    except ValueError:
+        return reply.text.strip()[:300]
+    if isinstance(body, dict):
+        body = body.get("error") or body.get("message") or body
+    return str(body)[:300]

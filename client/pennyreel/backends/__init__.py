@@ -1,0 +1,1 @@
+"""Places that run jobs. Each is one file; none knows another."""

@@ -1,0 +1,108 @@
+"""What a backend is: a small class that submits, follows, fetches and cancels.
+
+Everything else (choosing, recording, saving, events for many listeners) is the client's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pennyreel.config import Settings
+from pennyreel.sources import Source
+from pennyreel.types import Handle, Health, JobEvent, Sink
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import Artifact, InputFile, JobRequest, ModelNeed, Outputs, Result
+
+OnEvent = Callable[[JobEvent], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One job, ready to be sent: its graph is whole and names its files."""
+
+    attempt_id: str
+    graph: Mapping[str, Any] = field(repr=False)
+    sources: tuple[Source, ...] = ()
+    outputs: Outputs = field(default_factory=Outputs)
+    models: tuple[ModelNeed, ...] = ()
+    seed: int | None = None
+    timeout_s: float | None = None
+    preview: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def request(self, inputs: tuple[InputFile, ...] = ()) -> JobRequest:
+        """Return the request for the wire; raises pydantic's ValidationError."""
+        return JobRequest(
+            attempt_id=self.attempt_id,
+            workflow={k: dict(v) for k, v in self.graph.items()},
+            inputs=inputs,
+            outputs=self.outputs,
+            models=self.models,
+            seed=self.seed,
+            timeout_s=self.timeout_s,
+            preview=self.preview,
+            metadata=dict(self.metadata),
+        )
+
+    def digest(self) -> str:
+        """Return a sha256 that tells this request from another; the attempt's id is left out."""
+        body = self.request().model_dump(mode="json", exclude={"attempt_id"})
+        files = [s.digest() for s in self.sources]
+        text = json.dumps([body, files], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+class Backend(Protocol):
+    """One place that runs jobs. Thread-safe."""
+
+    name: str
+    """As it stands in handles and in --backend."""
+    target: str
+    """Which of its kind: an endpoint's id, a server's URL."""
+
+    @classmethod
+    def open(cls, settings: Settings, target: str | None = None) -> Backend:
+        """Build from settings, or for another target of the same kind; nothing is sent.
+
+        Raises:
+            SetupNeeded: something is not configured, saying what and how.
+
+        """
+
+    def submit(self, work: Work) -> Handle:
+        """Send the job, once.
+
+        Raises:
+            BadRequest, SetupNeeded, Unavailable: nothing runs.
+            OutcomeUnknown: it may run.
+
+        """
+
+    def follow(
+        self, handle: Handle, *, on_event: OnEvent, deadline: Deadline, cancel: CancelToken
+    ) -> Result:
+        """Wait for the job's end, from whatever process submitted it.
+
+        Raises:
+            JobFailed, JobCancelled: as named.
+            JobTimeout: the deadline passed; the job was stopped first, its detail's
+                `confirmed_stopped` says if that is certain.
+            Unavailable, OutcomeUnknown: the backend no longer answers; the job may go on.
+
+        """
+
+    def fetch(self, handle: Handle, artifact: Artifact, sink: Sink, cancel: CancelToken) -> None:
+        """Stream an artifact's content; `sink.restart()` before each new try."""
+
+    def cancel(self, handle: Handle) -> bool:
+        """Stop the job; return whether it is known not to run any more."""
+
+    def health(self) -> Health:
+        """Ask what costs nothing. Never raises."""
+
+    def close(self) -> None:
+        """Let connections go; jobs go on."""

@@ -1,0 +1,59 @@
+"""Backends by name: ours, and those of other packages' entry points `pennyreel.backends`.
+
+A backend is a class with the members of `base.Backend`. It is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from importlib.metadata import entry_points
+
+from pennyreel.backends.base import Backend
+from pennyreel.config import Settings
+from pennyreel.errors import Code, error
+
+BUILTIN = {
+    "comfyui": "pennyreel.backends.comfyui:ComfyBackend",
+    "dev": "pennyreel.backends.runpod:DevBackend",
+    "runpod": "pennyreel.backends.runpod:RunPodBackend",
+}
+GROUP = "pennyreel.backends"
+
+
+def names() -> list[str]:
+    """Every name that `open_backend` knows, sorted."""
+    return sorted({*BUILTIN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def open_backend(name: str, settings: Settings, target: str | None = None) -> Backend:
+    """Return the backend called `name`.
+
+    Raises:
+        BadRequest: there is none.
+        SetupNeeded: it is not configured, or its package does not load.
+
+    """
+    found: type[Backend]
+    if name in BUILTIN:
+        module, _, cls = BUILTIN[name].partition(":")
+        found = getattr(importlib.import_module(module), cls)
+        return found.open(settings, target)
+    points = entry_points(group=GROUP, name=name)
+    if not points:
+        near = difflib.get_close_matches(name, names(), 1)
+        raise error(
+            Code.BAD_REQUEST,
+            f"there is no backend {name!r}",
+            hint=f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names())}",
+        )
+    point = next(iter(points))
+    try:
+        found = point.load()
+    except Exception as problem:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"backend {name!r} of {point.value} does not load ({type(problem).__name__})",
+            hint="Reinstall the package that brings it, or use another backend.",
+        ) from problem
+    return found.open(settings, target)

@@ -1,0 +1,35 @@
+"""`pennyreel backends`."""
+
+from __future__ import annotations
+
+import click
+
+from pennyreel.cli.common import echo_json, say
+
+
+@click.command("backends")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def command(as_json: bool) -> None:
+    """Show where jobs can run and where the next one goes. Costs nothing."""
+    from pennyreel.client import Client
+    from pennyreel.errors import PennyreelError
+
+    with Client() as client:
+        found = client.backends()
+        try:
+            choice = client.choose()
+        except PennyreelError as problem:
+            choice, hint = None, problem.hint
+        if as_json:
+            chosen = None if choice is None else {"backend": choice.name, "why": choice.why}
+            echo_json({"backends": [h.to_json() for h in found], "chosen": chosen})
+            return
+        for health in found:
+            mark = "ok  " if health.reachable else "no  "
+            click.echo(f"{mark}{health.backend:<9} {health.detail}")
+            if health.hint and not health.reachable:
+                click.echo(f"{'':14}next: {health.hint}")
+        if choice is None:
+            say(f"no backend can run a job. {hint}")
+        else:
+            click.echo(f"the next job goes to {choice.name}: {choice.why}")

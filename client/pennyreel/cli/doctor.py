@@ -1,0 +1,139 @@
+"""`pennyreel doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pennyreel.cli.common import echo_json
+from pennyreel.cli.exits import SETUP
+
+if TYPE_CHECKING:
+    from pennyreel.client import Client
+    from pennyreel.config import Settings
+
+_LOW_DISK = 5 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: `state` is ok, note (fine, but worth knowing) or no."""
+
+    name: str
+    state: str
+    detail: str
+    next: str = ""
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """Check this machine and say what to do about what is missing.
+
+    Exit code 0 when at least one backend can run a job, else 4. Costs nothing.
+    """
+    from pennyreel.client import Client
+
+    with Client() as client:
+        checks = [*_machine(client.settings), *_comfyui(client), *_runpod(client), *_dev(client)]
+        verdict = _verdict(client)
+    ready = verdict.state == "ok"
+    if as_json:
+        echo_json({"ready": ready, "checks": [asdict(c) for c in [*checks, verdict]]})
+    else:
+        for check in [*checks, verdict]:
+            click.echo(f"{check.state:<5} {check.name:<10} {check.detail}")
+            if check.next:
+                click.echo(f"{'':<16} next: {check.next}")
+    if not ready:
+        ctx.exit(SETUP)
+
+
+def _machine(settings: Settings) -> Iterator[Check]:
+    from pennyreel_contract.version import __version__
+
+    python = platform.python_version()
+    yield Check("pennyreel", "ok", f"{__version__}, Python {python} on {sys.platform}")
+    config = settings.config_file
+    yield Check("config", "ok", str(config) if config else "no file; environment and defaults")
+    yield _home(settings.home)
+    parent = next(p for p in [settings.home, *settings.home.parents] if p.exists())
+    free = shutil.disk_usage(parent).free
+    state = "ok" if free > _LOW_DISK else "note"
+    advice = "" if state == "ok" else "ComfyUI and a model need about 5 GB: free some space."
+    yield Check("disk", state, f"{free / 1e9:.1f} GB free at {parent}", advice)
+
+
+def _home(home: Path) -> Check:
+    """Look whether it could be written, without making it."""
+    nearest = next(p for p in [home, *home.parents] if p.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK):
+        return Check("home", "ok", str(home))
+    advice = "Name a folder you may write to in PENNYREEL_HOME."
+    return Check("home", "no", f"{home} cannot be written", advice)
+
+
+def _comfyui(client: Client) -> Iterator[Check]:
+    from pennyreel import localcomfy
+    from pennyreel_comfy.install import Installation
+
+    settings = client.settings
+    health = client.backend("comfyui").health()
+    ours = localcomfy.running(settings.comfyui_home)
+    installed = Installation.load(settings.comfyui_home)
+    state = "ok" if health.reachable else "note"
+    if not health.reachable and ours is not None:
+        health = client.backend("comfyui", ours.url).health()
+        state = "ok" if health.reachable else "no"
+    advice = ""
+    if not health.reachable:
+        advice = f"pennyreel comfyui {'start' if installed else 'install'}"
+    yield Check("comfyui", state, health.detail, advice)
+    if installed is None:
+        yield Check(
+            "installed", "note", "no ComfyUI of pennyreel's own", "pennyreel comfyui install"
+        )
+    else:
+        told = f"ComfyUI {installed.comfyui_version}, {installed.device}, torch {installed.torch}"
+        yield Check("installed", "ok", told)
+
+
+def _runpod(client: Client) -> Iterator[Check]:
+    settings = client.settings
+    if not settings.runpod_api_key:
+        yield Check("runpod", "note", "no API key is set", "set RUNPOD_API_KEY")
+    elif not settings.runpod_endpoint:
+        yield Check("runpod", "note", "a key is set, but no endpoint", "set RUNPOD_ENDPOINT_ID")
+    else:
+        health = client.health("runpod")
+        state = "ok" if health.reachable else "no"
+        yield Check("runpod", state, health.detail, "" if health.reachable else health.hint)
+
+
+def _dev(client: Client) -> Iterator[Check]:
+    health = client.health("dev")
+    state = "ok" if health.reachable else "note"
+    advice = "" if health.reachable else "pennyreel dev"
+    yield Check("dev stack", state, health.detail, advice)
+
+
+def _verdict(client: Client) -> Check:
+    from pennyreel.errors import PennyreelError
+
+    try:
+        choice = client.choose()
+        health = client.backend(choice.name, choice.target).health()
+    except PennyreelError as problem:
+        return Check("verdict", "no", str(problem), problem.hint)
+    if not health.reachable:
+        return Check("verdict", "no", health.detail, health.hint)
+    return Check("verdict", "ok", f"the next job goes to {choice.name}: {choice.why}")

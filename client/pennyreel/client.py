@@ -1,0 +1,331 @@
+"""The client: wires the rooms together; decides nothing but which backend a job goes to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self, TypedDict, Unpack
+
+from pennyreel import config
+from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.types import Handle, Health, JobEvent, RunResult
+
+if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
+    from pennyreel.backends.base import Backend, Work
+    from pennyreel.jobs import Job
+    from pennyreel.journal import Entry
+    from pennyreel.sources import Given
+    from pennyreel.workload import Workflow
+
+OnEvent = Callable[[JobEvent], None]
+
+_STATES = {
+    "done": "done",
+    Code.CANCELLED.value: "cancelled",
+    Code.TIMEOUT.value: "timeout",
+    Code.UNKNOWN_OUTCOME.value: "unknown",
+}
+_WAYS = (
+    "Do one of these: `pennyreel comfyui install` and `pennyreel comfyui start` (runs here); set "
+    "PENNYREEL_COMFYUI_URL to a ComfyUI you have; set RUNPOD_API_KEY and RUNPOD_ENDPOINT_ID; "
+    "`pennyreel dev` (an emulated RunPod). `pennyreel doctor` shows what is missing."
+)
+
+
+class JobOptions(TypedDict, total=False):
+    """What `run`, `submit` and `subscribe` take besides the workflow. All may be left out."""
+
+    set: Mapping[str, Any]
+    """Inputs of nodes by "NODE.INPUT"; NODE is an id, or a title that only one node has."""
+    set_text: Mapping[str, str]
+    """The same from text, as typed; the old value tells the type."""
+    inputs: Mapping[str, Given]
+    """Files by "NODE.INPUT", or NODE where it has one file input, or an image parameter's name:
+    a path, an http(s) or s3 URL, bytes, or (name, bytes)."""
+    parameters: Mapping[str, Any]
+    """Of a template."""
+    parameters_text: Mapping[str, str]
+    """The same from text, as typed."""
+    seed: int | None
+    """For every seed in the graph."""
+    timeout_s: float | None
+    """From now to the result, queue included; then the job is cancelled and JobTimeout raised."""
+    out_dir: Path | str | None
+    """Where the files go; made when it is missing."""
+    nodes: Collection[str] | None
+    """Only these nodes' outputs."""
+    kinds: Collection[str] | None
+    """Only these kinds: image, video, audio, model3d, text, file."""
+    temp: bool
+    """Also the files of preview nodes."""
+    preview: bool
+    """Send small pictures with the progress."""
+    metadata: Mapping[str, Any] | None
+    """Comes back in the result."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend that a job goes to, and why."""
+
+    name: str
+    target: str | None
+    why: str
+    caution: str = ""
+    """Set where a person may have expected another one."""
+
+
+class Client:
+    """Runs workflows on the configured backend. Thread-safe; also a context manager."""
+
+    def __init__(self, backend: str | None = None, **settings: Any) -> None:
+        """Read the settings; nothing is sent.
+
+        Args:
+            backend: comfyui, runpod, dev, or another package's; None chooses at each job.
+            settings: fields of `config.Settings` that win over environment and file.
+
+        """
+        self.settings = config.load(backend=backend, **settings)
+        self._open: dict[tuple[str, str | None], Backend] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(
+        self, workflow: Workflow, *, on_event: OnEvent | None = None, **options: Unpack[JobOptions]
+    ) -> RunResult:
+        """Run a workflow and wait for its files.
+
+        Args:
+            workflow: a file or URL in ComfyUI's API format, the graph itself, or a template's name.
+            on_event: called in this thread with each event.
+            options: see `JobOptions`.
+
+        Ctrl-C, or an exception out of `on_event`, cancels the job before it is passed on.
+
+        Raises:
+            PennyreelError: its class says what to do next; see pennyreel.errors.
+
+        """
+        return self.subscribe(workflow, on_event or (lambda _: None), **options)
+
+    def subscribe(
+        self, workflow: Workflow, on_event: OnEvent, **options: Unpack[JobOptions]
+    ) -> RunResult:
+        """Do as `run`, with the events' receiver at the front."""
+        job = self.submit(workflow, **options)
+        try:
+            for event in job.events():
+                on_event(event)
+            return job.result()
+        except BaseException:
+            if not job.done:
+                job.cancel()
+            raise
+
+    def submit(self, workflow: Workflow, **options: Unpack[JobOptions]) -> Job:
+        """Send a workflow and return at once; see `run` for the arguments.
+
+        The job's intent is on this disk before anything is sent, its handle right after.
+        """
+        from pennyreel import workload  # noqa: PLC0415 - see above
+        from pennyreel.jobs import Job  # noqa: PLC0415
+        from pennyreel.types import Warned  # noqa: PLC0415
+        from pennyreel_comfy.waiting import Deadline  # noqa: PLC0415
+
+        began = time.monotonic()
+        deadline = Deadline(options.get("timeout_s"))
+        work = workload.build(_order(workflow, options))
+        choice = self.choose()
+        backend = self.backend(choice.name, choice.target)
+        entry, handle = self._send(backend, work)
+        job = Job(
+            entry.job_id,
+            handle,
+            backend,
+            out_dir=self._out_dir(options.get("out_dir")),
+            deadline=deadline,
+            on_end=lambda outcome: self._ended(entry, outcome),
+            began=began,
+        )
+        if choice.caution:
+            job.note(Warned(choice.caution))
+        return job
+
+    def handle(
+        self,
+        handle: str | Handle,
+        *,
+        timeout_s: float | None = None,
+        out_dir: Path | str | None = None,
+    ) -> Job:
+        """Return the job that a handle names, whoever submitted it, on whatever day."""
+        from pennyreel.jobs import Job  # noqa: PLC0415 - see above
+        from pennyreel.journal import Journal  # noqa: PLC0415
+        from pennyreel_comfy.waiting import Deadline  # noqa: PLC0415
+
+        found = Handle.parse(handle) if isinstance(handle, str) else handle
+        entry = Journal(self.settings.home / "jobs").get(found.attempt_id)
+        return Job(
+            entry.job_id if entry else found.attempt_id,
+            found,
+            self.backend(found.backend, found.target),
+            out_dir=self._out_dir(out_dir),
+            deadline=Deadline(timeout_s),
+            on_end=lambda outcome: self._ended(entry, outcome),
+        )
+
+    def backends(self) -> list[Health]:
+        """Ask every configured backend how it is, at no cost. Never raises."""
+        from pennyreel.backends import registry  # noqa: PLC0415 - see above
+
+        found = [self.health(name) for name in registry.names()]
+        local = self._installed_url()
+        if local and local != self.settings.comfyui_url:
+            found.append(self.backend("comfyui", local).health())
+        return found
+
+    def health(self, name: str) -> Health:
+        """Ask one backend how it is, at no cost. Never raises."""
+        try:
+            return self.backend(name).health()
+        except PennyreelError as problem:
+            return Health(name, False, str(problem), problem.hint)
+
+    def backend(self, name: str, target: str | None = None) -> Backend:
+        """Return a backend by name, opened once."""
+        from pennyreel.backends import registry  # noqa: PLC0415 - see above
+
+        with self._lock:
+            if name == "dev":  # its address changes with each `pennyreel dev`
+                self._close(self._open.pop((name, target), None))
+            if (name, target) not in self._open:
+                self._open[name, target] = registry.open_backend(name, self.settings, target)
+            return self._open[name, target]
+
+    def choose(self) -> Choice:
+        """Say where the next job goes.
+
+        The configured backend; else a ComfyUI that answers at the configured address; the
+        installed one, if it runs; RunPod, if key and endpoint are set; a running dev stack.
+
+        Raises:
+            SetupNeeded: none of them is there.
+
+        """
+        settings = self.settings
+        if settings.backend == "comfyui":
+            return self._choose_comfyui()
+        if settings.backend is not None:
+            return Choice(settings.backend, None, "it is configured")
+        if self.backend("comfyui").health().reachable:
+            return Choice("comfyui", None, f"a ComfyUI answers at {settings.comfyui_url}")
+        local = self._installed_url()
+        if local and self.backend("comfyui", local).health().reachable:
+            return Choice("comfyui", local, f"the installed ComfyUI runs at {local}")
+        named = settings.comfyui_url != config.COMFYUI_URL
+        silent = f"no ComfyUI answers at {settings.comfyui_url}" if named else ""
+        if settings.runpod_api_key and settings.runpod_endpoint:
+            why = f"RunPod endpoint {settings.runpod_endpoint} is configured"
+            return Choice("runpod", None, why, f"{silent}; using RunPod" if silent else "")
+        if config.dev_stack(settings.home) is not None and self.backend("dev").health().reachable:
+            return Choice("dev", None, "a dev stack runs", silent)
+        raise error(
+            Code.NOT_CONFIGURED, "there is nothing here that could run a workflow yet", hint=_WAYS
+        )
+
+    def close(self) -> None:
+        """Let connections go. Jobs go on; no server is stopped."""
+        with self._lock:
+            opened, self._open = self._open, {}
+        for backend in opened.values():
+            self._close(backend)
+
+    def _choose_comfyui(self) -> Choice:
+        """The configured server, or the installed one where only that runs."""
+        local = self._installed_url()
+        if local and not self.backend("comfyui").health().reachable:
+            return Choice("comfyui", local, f"the installed ComfyUI runs at {local}")
+        return Choice("comfyui", None, "it is configured")
+
+    def _send(self, backend: Backend, work: Work) -> tuple[Entry, Handle]:
+        """Record, send, record."""
+        from pennyreel.journal import Journal  # noqa: PLC0415 - see above
+
+        journal = Journal(self.settings.home / "jobs")
+        # A job is named after its first attempt, so that a handle finds its entry.
+        entry = journal.intend(
+            work.attempt_id,
+            attempt_id=work.attempt_id,
+            backend=backend.name,
+            target=backend.target,
+            request_sha256=work.digest(),
+        )
+        try:
+            handle = backend.submit(work)
+        except PennyreelError as problem:
+            state = "unknown" if problem.code == Code.UNKNOWN_OUTCOME.value else "refused"
+            told = problem.info.detail.get("handle")
+            journal.update(
+                entry,
+                state=state,
+                code=problem.code,
+                handle=told if isinstance(told, str) else None,
+            )
+            raise
+        except BaseException:
+            journal.update(entry, state="unknown")
+            raise
+        return journal.update(entry, state="submitted", handle=str(handle)), handle
+
+    def _ended(self, entry: Entry | None, outcome: str) -> None:
+        from pennyreel.journal import Journal  # noqa: PLC0415 - see above
+
+        if entry is not None:
+            state = _STATES.get(outcome, "failed")
+            code = None if outcome == "done" else outcome
+            Journal(self.settings.home / "jobs").update(entry, state=state, code=code)
+
+    def _installed_url(self) -> str | None:
+        from pennyreel import localcomfy  # noqa: PLC0415 - see above
+
+        server = localcomfy.running(self.settings.comfyui_home)
+        return server.url if server else None
+
+    def _out_dir(self, given: Path | str | None) -> Path:
+        return Path(given).expanduser() if given is not None else self.settings.out_dir
+
+    @staticmethod
+    def _close(backend: Backend | None) -> None:
+        if backend is not None:
+            backend.close()
+
+
+def _order(workflow: Workflow, options: JobOptions) -> Any:
+    from pennyreel.workload import Order  # noqa: PLC0415 - see above
+
+    return Order(
+        workflow=workflow,
+        set=options.get("set", {}),
+        set_text=options.get("set_text", {}),
+        inputs=options.get("inputs", {}),
+        parameters=options.get("parameters", {}),
+        parameters_text=options.get("parameters_text", {}),
+        seed=options.get("seed"),
+        timeout_s=options.get("timeout_s"),
+        nodes=options.get("nodes"),
+        kinds=options.get("kinds"),
+        temp=options.get("temp", False),
+        preview=options.get("preview", False),
+        metadata=options.get("metadata"),
+    )

@@ -1,0 +1,280 @@
+"""The only reader of the environment and of the config file.
+
+An argument wins over the environment, that over the file, that over the default. The file is
+`config.toml` in the user's config folder, or what PENNYREEL_CONFIG names; `FIELDS` is the table
+of everything that can be set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import platformdirs
+
+from pennyreel_contract import Code, error
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+CONFIG_ENV = "PENNYREEL_CONFIG"
+RUNPOD_URL = "https://api.runpod.ai/v2"
+COMFYUI_URL = "http://127.0.0.1:8188"
+
+
+class Secret:
+    """A text that does not print itself; `reveal` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text. Hand it to its own server and to nothing else."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a Secret is not to be pickled")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set. Immutable; build it with `load`."""
+
+    home: Path
+    backend: str | None = None
+    out_dir: Path = Path("pennyreel-output")
+    comfyui_url: str = COMFYUI_URL
+    comfyui_auth: Secret | None = None
+    runpod_api_key: Secret | None = None
+    runpod_endpoint: str | None = None
+    runpod_base_url: str = RUNPOD_URL
+    s3_endpoint: str | None = None
+    s3_bucket: str | None = None
+    s3_key: Secret | None = None
+    s3_secret: Secret | None = None
+    s3_region: str | None = None
+    config_file: Path | None = None
+
+    @property
+    def comfyui_home(self) -> Path:
+        """Where `pennyreel comfyui install` puts ComfyUI."""
+        return self.home / "comfyui"
+
+    @property
+    def s3(self) -> S3 | None:
+        """The bucket for inputs that are too large for a request, where one is configured."""
+        if self.s3_bucket is None:
+            return None
+        return S3(self.s3_endpoint, self.s3_bucket, self.s3_key, self.s3_secret, self.s3_region)
+
+
+@dataclass(frozen=True)
+class S3:
+    """An S3-compatible bucket. Without key and secret, boto3 looks for them its own way."""
+
+    endpoint: str | None
+    bucket: str
+    key: Secret | None = None
+    secret: Secret | None = None
+    region: str | None = None
+
+
+@dataclass(frozen=True)
+class DevStack:
+    """What `pennyreel dev` wrote into dev.json: an emulated RunPod on this machine."""
+
+    base_url: str
+    endpoint: str
+    api_key: Secret
+    pid: int
+    s3: S3 | None = None
+
+
+class Field(NamedTuple):
+    """One setting: its place in the environment and in the file."""
+
+    env: str
+    toml: str
+    kind: str
+    help: str
+
+
+FIELDS: dict[str, Field] = {
+    "home": Field("PENNYREEL_HOME", "home", "path", "where pennyreel keeps its things"),
+    "backend": Field("PENNYREEL_BACKEND", "backend", "text", "comfyui, runpod, dev; none = choose"),
+    "out_dir": Field("PENNYREEL_OUT", "out_dir", "path", "where outputs are saved"),
+    "comfyui_url": Field("PENNYREEL_COMFYUI_URL", "comfyui.url", "text", "a ComfyUI server"),
+    "comfyui_auth": Field(
+        "PENNYREEL_COMFYUI_AUTH", "comfyui.auth", "secret", "its Authorization header"
+    ),
+    "runpod_api_key": Field("RUNPOD_API_KEY", "runpod.api_key", "secret", "RunPod's API key"),
+    "runpod_endpoint": Field(
+        "RUNPOD_ENDPOINT_ID", "runpod.endpoint", "text", "the serverless endpoint's id"
+    ),
+    "runpod_base_url": Field(
+        "RUNPOD_ENDPOINT_BASE_URL", "runpod.base_url", "text", "RunPod's job API"
+    ),
+    "s3_endpoint": Field("PENNYREEL_S3_ENDPOINT", "s3.endpoint", "text", "URL; none = AWS"),
+    "s3_bucket": Field("PENNYREEL_S3_BUCKET", "s3.bucket", "text", "bucket for large inputs"),
+    "s3_key": Field("PENNYREEL_S3_KEY", "s3.key", "secret", "access key id"),
+    "s3_secret": Field("PENNYREEL_S3_SECRET", "s3.secret", "secret", "secret access key"),
+    "s3_region": Field("PENNYREEL_S3_REGION", "s3.region", "text", "region"),
+}
+
+
+def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        environ: instead of the process's own environment.
+        overrides: fields of `Settings`; None means not given.
+
+    Raises:
+        SetupNeeded: the file cannot be read, or it or `overrides` name a setting we do not have.
+
+    """
+    env = os.environ if environ is None else environ
+    file = _config_file(env)
+    values: dict[str, Any] = _from_file(file)
+    for name, field in FIELDS.items():
+        if env.get(field.env):
+            values[name] = _convert(env[field.env], field.kind, field.env)
+    for name, value in overrides.items():
+        if name not in FIELDS:
+            raise _unknown(name, FIELDS, "pennyreel")
+        if value is not None:
+            values[name] = _convert(value, FIELDS[name].kind, name)
+    values.setdefault("home", Path(platformdirs.user_data_dir("pennyreel", appauthor=False)))
+    values["home"] = values["home"].expanduser().absolute()
+    return Settings(**values, config_file=file if file.is_file() else None)
+
+
+def dev_stack(home: Path) -> DevStack | None:
+    """Return the emulated RunPod that `pennyreel dev` says it runs, or None."""
+    try:
+        data = json.loads((home / "dev.json").read_text(encoding="utf-8"))
+        s3 = data.get("s3")
+        return DevStack(
+            base_url=str(data["base_url"]),
+            endpoint=str(data["endpoint"]),
+            api_key=Secret(str(data["api_key"])),
+            pid=int(data["pid"]),
+            s3=None if not s3 else _dev_s3(s3),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def key_may_travel(url: str) -> bool:
+    """Whether a key may be sent to this address: https, or http that stays on this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL names this very machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _dev_s3(data: Mapping[str, Any]) -> S3:
+    key, secret = data.get("key"), data.get("secret")
+    return S3(
+        endpoint=data.get("endpoint"),
+        bucket=str(data["bucket"]),
+        key=None if key is None else Secret(str(key)),
+        secret=None if secret is None else Secret(str(secret)),
+        region=data.get("region"),
+    )
+
+
+def _config_file(env: Mapping[str, str]) -> Path:
+    if env.get(CONFIG_ENV):
+        return Path(env[CONFIG_ENV]).expanduser()
+    return Path(platformdirs.user_config_dir("pennyreel", appauthor=False)) / "config.toml"
+
+
+def _from_file(file: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        # A parser may quote the line it failed at, and that line may hold a key.
+        where = getattr(problem, "lineno", None)
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{file} cannot be read ({type(problem).__name__}{f', line {where}' if where else ''})",
+            hint=f"Correct or remove {file}.",
+        ) from None
+    places = {field.toml: name for name, field in FIELDS.items()}
+    values = {}
+    for place, value in _flatten(data):
+        if place not in places:
+            raise _unknown(place, places, str(file))
+        values[places[place]] = _convert(value, FIELDS[places[place]].kind, place)
+    return values
+
+
+def _flatten(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        if isinstance(value, dict):
+            found += [(f"{key}.{inner}", v) for inner, v in value.items()]
+        else:
+            found.append((key, value))
+    return found
+
+
+def _convert(value: Any, kind: str, place: str) -> Any:
+    if kind == "path" and isinstance(value, (str, os.PathLike)):
+        return Path(value).expanduser()
+    if kind == "secret" and isinstance(value, Secret):
+        return value
+    if isinstance(value, str):
+        return Secret(value) if kind == "secret" else value
+    raise error(
+        Code.NOT_CONFIGURED,
+        f"{place} must be a text, not {type(value).__name__}",
+        hint=f"Write {place} as a text.",
+    )
+
+
+def _unknown(name: str, known: Mapping[str, Any], where: str) -> Exception:
+    near = difflib.get_close_matches(name, known, 1)
+    return error(
+        Code.NOT_CONFIGURED,
+        f"{where} has no setting {name!r}",
+        hint=f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known))}",
+    )

@@ -1,0 +1,311 @@
+"""The command line: what is printed where, and every exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.support import (
+    GRAPH,
+    KEY,
+    LOADING,
+    SLEEPING,
+    Script,
+    Scripted,
+    Worker,
+    artifact,
+    until,
+)
+from fakes.comfyui import PNG, FakeComfy
+from pennyreel import Client
+from pennyreel.cli.app import COMMANDS, run
+from pennyreel.cli.exits import EXITS, exit_code
+from pennyreel_contract import Code, error
+from pennyreel_emulators.runpod import JobFinished, RunPodPlatform
+
+Servers = Callable[[Script], Scripted]
+
+
+class Ran:
+    """What a command printed and how it exited."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    def call(*args: object) -> Ran:
+        capsys.readouterr()
+        code = run([str(a) for a in args])
+        seen = capsys.readouterr()
+        assert KEY not in seen.out + seen.err
+        return Ran(code, seen.out, seen.err)
+
+    return call
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(GRAPH))
+    return path
+
+
+def test_run_prints_paths_and_nothing_else_on_stdout(
+    cli: Callable[..., Ran], comfy: FakeComfy, graph: Path, out: Path
+) -> None:
+    ran = cli("run", graph)
+    assert ran.code == 0
+    (line,) = ran.out.splitlines()
+    assert Path(line).read_bytes() == PNG
+    assert Path(line).parent == out
+    assert "submitted comfyui:" in ran.err
+    assert "started" in ran.err
+
+
+def test_run_takes_values_files_a_seed_and_a_folder(
+    cli: Callable[..., Ran], comfy: FakeComfy, tmp_path: Path
+) -> None:
+    (tmp_path / "in.png").write_bytes(PNG)
+    (tmp_path / "w.json").write_text(json.dumps({**LOADING, "7": GRAPH["1"]}))
+    ran = cli(
+        "run", tmp_path / "w.json", "--set", "7.width=99", "--input", f"photo={tmp_path}/in.png",
+        "--seed", 5, "-o", tmp_path / "there", "--json",
+    )  # fmt: skip
+    assert ran.code == 0
+    sent = comfy.prompts[0].graph
+    assert sent["7"]["inputs"] == {"width": 99, "height": 64, "seed": 5}
+    assert sent["1"]["inputs"]["image"].endswith("/in.png")
+    assert Path(ran.json["artifacts"][0]["path"]).parent == tmp_path / "there"
+
+
+def test_json_is_one_object(cli: Callable[..., Ran], comfy: FakeComfy, graph: Path) -> None:
+    ran = cli("run", graph, "--json")
+    assert ran.err == ""
+    assert set(ran.json) >= {
+        "job_id", "backend", "handle", "artifacts", "timings", "attempts", "warnings"
+    }  # fmt: skip
+    assert Path(ran.json["artifacts"][0]["path"]).is_absolute()
+
+
+def test_json_lines_are_events_and_last_the_result(
+    cli: Callable[..., Ran], comfy: FakeComfy, graph: Path
+) -> None:
+    ran = cli("run", graph, "--json-lines")
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    kinds = [line["event"] for line in lines]
+    assert kinds[0] == "submitted"
+    assert kinds[-3:] == ["artifact_saved", "finished", "result"]
+    assert lines[-1]["artifacts"]
+
+
+def test_errors_are_two_lines_on_stderr_and_an_object_on_stdout_with_json(
+    cli: Callable[..., Ran], graph: Path
+) -> None:
+    ran = cli("run", graph, "--set", "9.x=1")
+    first, second = ran.err.splitlines()
+    assert first.startswith("error[bad_workflow]: ")
+    assert second.startswith("  next: ")
+    assert ran.out == ""
+    assert cli("run", graph, "--set", "9.x=1", "--json").json["error"]["code"] == "bad_workflow"
+    lines = cli("run", graph, "--set", "9.x=1", "--json-lines").out.splitlines()
+    assert json.loads(lines[-1])["event"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["run"], 2),
+        (["run", "x.json", "--nonsense"], 2),
+        (["nonsense"], 2),
+        ([], 2),
+        (["run", "missing.json"], 2),
+        (["run", "hello-video", "--param", "noequals"], 2),
+        (["run", "hello-video"], 4),
+        (["run", "hello-video", "--backend", "runpod"], 4),
+        (["run", "hello-video", "--backend", "comfyui"], 5),
+        (["result", "nonsense"], 2),
+        (["doctor"], 4),
+        (["comfyui", "start"], 4),
+        (["comfyui", "logs"], 4),
+        (["--help"], 0),
+        (["run", "--help"], 0),
+        (["--version"], 0),
+        (["backends"], 0),
+        (["templates"], 0),
+        (["comfyui", "stop"], 0),
+        (["comfyui", "status"], 0),
+        (["comfyui", "uninstall", "--yes"], 0),
+    ],
+)
+def test_exit_codes_of_what_needs_no_server(
+    args: list[str], code: int, cli: Callable[..., Ran]
+) -> None:
+    ran = cli(*args)
+    assert ran.code == code, ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_a_wrong_option_is_told_as_json_too(cli: Callable[..., Ran]) -> None:
+    ran = cli("run", "x.json", "--seed", "many", "--json")
+    assert ran.code == 2
+    assert "--seed" in ran.json["error"]["message"]
+
+
+def test_a_failed_job_exits_3(cli: Callable[..., Ran], comfy: FakeComfy, graph: Path) -> None:
+    graph.write_text(json.dumps({"1": {"class_type": "FakeError", "inputs": {}}}))
+    assert cli("run", graph).code == 3
+
+
+def test_a_deadline_exits_6(cli: Callable[..., Ran], comfy: FakeComfy, graph: Path) -> None:
+    graph.write_text(json.dumps(SLEEPING))
+    ran = cli("run", graph, "--timeout", "0.2")
+    assert ran.code == 6
+    until(lambda: comfy.running is None)
+
+
+def test_an_unknown_outcome_exits_7(
+    cli: Callable[..., Ran], scripted: Servers, graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", KEY)
+    monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "ep")
+    monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", f"{scripted(lambda _: None).url}/v2")
+    assert cli("run", graph, "--backend", "runpod").code == 7
+
+
+def test_a_bug_exits_1_in_one_line_and_shows_its_traceback_when_asked(
+    cli: Callable[..., Ran], graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(Client, "submit", broken)
+    ran = cli("run", graph, "--json")
+    assert ran.code == 1
+    assert "ZeroDivisionError: oops" in ran.err
+    assert "PENNYREEL_DEBUG=1" in ran.err
+    assert "Traceback" not in ran.err
+    assert ran.json["error"]["code"] == "internal"
+    monkeypatch.setenv("PENNYREEL_DEBUG", "1")
+    assert "Traceback" in cli("run", graph).err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_cancels_confirms_and_exits_130(
+    number: signal.Signals, comfy: FakeComfy, graph: Path, out: Path
+) -> None:
+    graph.write_text(json.dumps(SLEEPING))
+    command = [sys.executable, "-m", "pennyreel", "run", str(graph)]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as child:
+        until(lambda: comfy.running)
+        assert child.stderr is not None
+        seen = ""
+        while "started" not in seen:
+            seen = child.stderr.readline()
+        child.send_signal(number)
+        printed, said = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert printed == ""
+    assert "error[cancelled]: interrupted; the job was stopped" in said
+    assert "Traceback" not in said
+    until(lambda: comfy.running is None)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_a_handle_printed_by_no_wait_is_fetched_by_result(
+    cli: Callable[..., Ran], platform: RunPodPlatform, worker: Worker, graph: Path
+) -> None:
+    handle = cli("run", graph, "--no-wait", "--backend", "runpod").out.strip()
+    worker.succeed(worker.take(), artifact("a.png", b"x"))
+    ran = cli("result", handle)
+    assert ran.code == 0
+    assert Path(ran.out.strip()).read_bytes() == b"x"
+
+
+def test_cancel_stops_a_job_by_its_handle(
+    cli: Callable[..., Ran], platform: RunPodPlatform, graph: Path
+) -> None:
+    handle = cli("run", graph, "--no-wait", "--backend", "runpod", "--json").json["handle"]
+    assert cli("cancel", handle, "--json").json == {"handle": handle, "stopped": True}
+    assert [e.status for e in platform.events if isinstance(e, JobFinished)] == ["CANCELLED"]
+
+
+def test_doctor_is_well_when_one_backend_can_run_a_job(
+    cli: Callable[..., Ran], comfy: FakeComfy
+) -> None:
+    ran = cli("doctor")
+    assert ran.code == 0
+    assert "the next job goes to comfyui" in ran.out
+    body = cli("doctor", "--json").json
+    assert body["ready"] is True
+    assert {c["name"] for c in body["checks"]} >= {"home", "disk", "comfyui", "runpod", "verdict"}
+
+
+def test_doctor_s_failing_lines_say_what_to_do_and_it_makes_nothing(
+    cli: Callable[..., Ran], home: Path
+) -> None:
+    body = cli("doctor", "--json").json
+    assert body["ready"] is False
+    assert all(c["next"] for c in body["checks"] if c["state"] != "ok")
+    assert not home.exists()
+
+
+def test_doctor_asks_runpod_when_it_is_configured(
+    cli: Callable[..., Ran], platform: RunPodPlatform
+) -> None:
+    ran = cli("doctor")
+    assert ran.code == 0
+    assert "endpoint ep: no worker yet" in ran.out
+
+
+def test_backends_and_templates_have_json(cli: Callable[..., Ran], comfy: FakeComfy) -> None:
+    body = cli("backends", "--json").json
+    assert body["chosen"]["backend"] == "comfyui"
+    assert "hello-video" in [t["name"] for t in cli("templates", "--json").json["templates"]]
+    assert cli("templates", "hello-video", "--json").json["parameters"]
+    assert "seed" in cli("templates", "hello-video").out
+
+
+def test_help_shows_every_command_and_every_exit_code(cli: Callable[..., Ran]) -> None:
+    text = cli("--help").out
+    for name in COMMANDS:
+        assert f"  {name} " in text
+    for entry in EXITS:
+        assert f"  {entry.code} " in text
+        assert entry.meaning in text
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_"),
+    [
+        (Code.BAD_REQUEST, 2), (Code.EXECUTION_FAILED, 3), (Code.NOT_INSTALLED, 4),
+        (Code.RATE_LIMITED, 5), (Code.TIMEOUT, 6), (Code.UNKNOWN_OUTCOME, 7), (Code.CANCELLED, 130),
+    ],
+)  # fmt: skip
+def test_each_kind_of_error_has_its_exit_code(code: Code, exit_: int) -> None:
+    assert exit_code(error(code, "x")) == exit_
+    assert exit_code(ValueError()) == 1
+
+
+def test_python_dash_m_is_the_same_program(comfy: FakeComfy, graph: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pennyreel", "run", str(graph), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["backend"] == "comfyui"

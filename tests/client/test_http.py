@@ -1,0 +1,110 @@
+"""Downloads carry no credential, go where they may, and arrive whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.support import Reply, Request, Script, Scripted
+from pennyreel import BadRequest, JobFailed, PennyreelError
+from pennyreel._http import download, shown
+from pennyreel.saving import PartFile
+
+Servers = Callable[[Script], Scripted]
+DATA = bytes(range(256)) * 20_000
+SHA = hashlib.sha256(DATA).hexdigest()
+
+
+def get(url: str, folder: Path, **options: Any) -> bytes:
+    pauses: list[float] = []
+    given: dict[str, Any] = {"sha256": SHA, "local": True, **options}
+    with PartFile(folder, "x") as part:
+        download(url, part, pause=pauses.append, **given)
+        return part.commit().read_bytes()
+
+
+def test_a_file_is_fetched_without_any_credential(
+    scripted: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password SECRET\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server = scripted(lambda _: Reply(body=DATA))
+    assert get(f"{server.url}/x?sig=1", tmp_path / "o", size=len(DATA)) == DATA
+    assert "Authorization" not in server.requests[0].headers
+
+
+@pytest.mark.parametrize(
+    "first",
+    [None, Reply(500), Reply(429), Reply(body=DATA, cut_at=70_000), Reply(body=b"other bytes")],
+)
+def test_a_broken_or_damaged_transfer_begins_anew(
+    first: Reply | None, scripted: Servers, tmp_path: Path
+) -> None:
+    answers = [first, Reply(body=DATA)]
+    server = scripted(lambda _: answers.pop(0))
+    assert get(f"{server.url}/x", tmp_path) == DATA
+
+
+def test_tries_have_an_end_and_leave_nothing(scripted: Servers, tmp_path: Path) -> None:
+    server = scripted(lambda _: Reply(body=b"never right"))
+    with pytest.raises(JobFailed, match="damaged") as caught:
+        get(f"{server.url}/x?sig=SECRET", tmp_path)
+    assert caught.value.code == "storage_failed"
+    assert "SECRET" not in str(caught.value)
+    assert 2 <= len(server.requests) <= 5
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_an_expired_address_is_told_at_once(status: int, scripted: Servers, tmp_path: Path) -> None:
+    server = scripted(lambda _: Reply(status))
+    with pytest.raises(JobFailed) as caught:
+        get(f"{server.url}/x", tmp_path)
+    assert caught.value.code == "result_expired"
+    assert len(server.requests) == 1
+
+
+def test_redirects_are_followed_a_few_times_and_checked_each_time(
+    scripted: Servers, tmp_path: Path
+) -> None:
+    def script(request: Request) -> Reply:
+        if request.path == "/start":
+            return Reply(302, headers={"Location": "/end"})
+        if request.path == "/away":
+            return Reply(302, headers={"Location": "http://example.com/x"})
+        if request.path == "/loop":
+            return Reply(302, headers={"Location": "/loop"})
+        return Reply(body=DATA)
+
+    server = scripted(script)
+    assert get(f"{server.url}/start", tmp_path) == DATA
+    with pytest.raises(BadRequest, match="https only"):
+        get(f"{server.url}/away", tmp_path)
+    with pytest.raises(JobFailed, match="without end"):
+        get(f"{server.url}/loop", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://example.com/x", "http://127.0.0.1:9/x", "https://127.0.0.1:9/x", "file:///etc/passwd",
+     "https:///x"],
+)  # fmt: skip
+def test_a_worker_cannot_send_us_just_anywhere(url: str, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest) as caught:
+        get(url, tmp_path, local=False)
+    assert caught.value.code == "address_refused"
+
+
+def test_more_than_was_allowed_is_not_taken(scripted: Servers, tmp_path: Path) -> None:
+    server = scripted(lambda _: Reply(body=DATA))
+    with pytest.raises(PennyreelError) as caught:
+        get(f"{server.url}/x", tmp_path, most=1000)
+    assert caught.value.code == "input_too_large"
+
+
+def test_an_address_is_shown_without_what_is_secret_in_it() -> None:
+    assert shown("https://user:pw@host/a/b?X-Amz-Signature=1#f") == "https://host/a/b"
