@@ -40,7 +40,7 @@ def chained(nodes: int, size: int) -> dict[str, Any]:
             },
         }
     save = {"images": [str(nodes), 0], "filename_prefix": "chained"}
-    graph["99"] = {"class_type": "SaveImage", "inputs": save}
+    graph["save"] = {"class_type": "SaveImage", "inputs": save}
     return graph
 
 

@@ -14,11 +14,13 @@ from urllib.parse import urlsplit
 
 import requests
 
+from pennyreel_comfy.multipart import FileForm
 from pennyreel_comfy.rejections import rejection
 from pennyreel_contract import Code, PennyreelError, error
 
 CONNECT_S = 5.0
 READ_S = 30.0
+UPLOAD_S = 600.0
 CHUNK = 1 << 20
 
 
@@ -167,9 +169,11 @@ class ComfyHttp:
 
     def upload(self, name: str, content: BinaryIO, *, subfolder: str = "") -> str:
         """POST /upload/image (any file type); returns the name under which graphs find it."""
-        data = {"type": "input", "subfolder": subfolder, "overwrite": "true"}
+        fields = {"type": "input", "subfolder": subfolder, "overwrite": "true"}
+        form = FileForm("image", name, content, fields)
+        kind = {"Content-Type": form.content_type}
         with self._call(
-            "POST", "/upload/image", data=data, files={"image": (name, content)}, timeout=600.0
+            "POST", "/upload/image", data=form, headers=kind, timeout=UPLOAD_S
         ) as reply:
             if reply.status_code == 413:
                 raise error(Code.INPUT_TOO_LARGE, f"ComfyUI refuses {name}: too large to upload")
@@ -218,6 +222,7 @@ class ComfyHttp:
         *,
         timeout: float = READ_S,
         unsafe: bool = False,
+        headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Iterator[requests.Response]:
         """Send one request. `unsafe`: a lost answer means that the outcome is unknown."""
@@ -226,7 +231,7 @@ class ComfyHttp:
             reply = session.request(
                 method,
                 self.base_url + path,
-                headers=self._headers,
+                headers={**self._headers, **(headers or {})},
                 timeout=(CONNECT_S, timeout),
                 allow_redirects=False,
                 **options,

@@ -344,7 +344,9 @@ class Run:
     def _lost(self) -> PennyreelError:
         if self.ended:
             return error(Code.OUTPUT_MISSING, "the job ended, but ComfyUI's history has lost it")
-        if self._session.generation != self._generation or not self._session.connected:
+        # Of a job that was adopted, nobody here saw whether the server was restarted since.
+        restarted = self._session.generation != self._generation or not self._session.connected
+        if restarted or not self.graph:
             return error(Code.COMFY_CRASHED, "ComfyUI was restarted and no longer knows this job")
         return error(Code.CANCELLED, "somebody took the job out of ComfyUI's queue")
 
