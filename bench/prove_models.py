@@ -27,7 +27,7 @@ import requests
 from pennyreel_comfy.templates import Template, load
 
 ROOT = Path(__file__).resolve().parents[1]
-MAKER = ROOT / "tests" / "models" / "make_tiny_models.py"
+MAKER = ROOT / "tests" / "programs" / "make_tiny_models.py"
 START_S, JOB_S = 180, 900
 PREFIX = "pennyreel_tiny"
 

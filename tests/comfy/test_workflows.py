@@ -144,6 +144,6 @@ def test_hello_video_needs_no_model_no_pack_and_no_gpu():
 
 
 def test_hello_video_is_what_its_program_writes():
-    program = Path(__file__).parents[2] / "workflows" / "hello_video.py"
+    program = Path(__file__).parents[1] / "programs" / "hello_video.py"
     text = json.dumps(runpy.run_path(str(program))["build"](), indent=1) + "\n"
     assert (WORKFLOWS / "hello-video.json").read_text("utf-8") == text

@@ -42,7 +42,7 @@ def tiny_model(comfyui: Installation) -> str:
     """Name of an SD1.5 checkpoint of random weights that real nodes accept."""
     path = comfyui.layout.comfy / "models" / "checkpoints" / TINY
     if not path.exists():
-        program = ROOT / "tests" / "models" / "make_tiny_models.py"
+        program = ROOT / "tests" / "programs" / "make_tiny_models.py"
         subprocess.run(
             [str(comfyui.layout.python), str(program), str(comfyui.layout.comfy), "sd15"],
             check=True,

@@ -1,6 +1,6 @@
 """Write hello-video.json: a paper boat on a paper sea, from ComfyUI's core nodes and no model.
 
-    python workflows/hello_video.py > workflows/hello-video.json
+    python tests/programs/hello_video.py > workflows/hello-video.json
 
 How it works, for whoever edits it:
 
@@ -15,7 +15,7 @@ How it works, for whoever edits it:
   it heaves and tilts with the water that passes under it.
 """
 
-# ruff: noqa: INP001, T201 - a program that prints, beside the data it makes
+# ruff: noqa: T201 - a program that prints, beside the data it makes
 
 from __future__ import annotations
 
