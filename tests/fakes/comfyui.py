@@ -21,6 +21,7 @@ import asyncio
 import base64
 import json
 import os
+import struct
 import threading
 import time
 import uuid
@@ -178,6 +179,7 @@ class FakeComfy:
                 web.get("/history/{id}", self._history),
                 web.post("/history", self._history_post),
                 web.post("/interrupt", self._interrupt),
+                web.post("/free", self._free),
                 web.post("/upload/image", self._upload),
                 web.get("/view", self._view),
                 web.get("/system_stats", self._stats),
@@ -341,6 +343,9 @@ class FakeComfy:
             self.running.interrupted.set()
         return web.json_response({"cancelled": True})
 
+    async def _free(self, _: web.Request) -> web.Response:
+        return web.Response()
+
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()
         image, folder = form["image"], str(form.get("subfolder", ""))
@@ -410,15 +415,24 @@ async def _node(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any
         await asyncio.sleep(float(inputs["seconds"]))
     if prompt.interrupted.is_set():
         return ["execution_interrupted", where]
+    await _show(fake, prompt, node, value)
+    return None
+
+
+async def _show(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any]) -> None:
+    """Do what an output node does."""
+    kind, inputs = value["class_type"], value.get("inputs", {})
     if kind == "SaveImage":
         fake.write(prompt, node, PNG)
     if kind == "FakeOutput":
         _output(fake, prompt, node, inputs)
+    if kind == "SaveImageWebsocket":
+        # PREVIEW_IMAGE, PNG: in no file and not in /history.
+        await fake.send_raw(prompt.client, struct.pack(">II", 1, 2) + PNG)
     if kind == "FakeText":
         prompt.outputs[node] = {"text": [inputs["text"]]}
     if kind == "FakeBig":
         fake.write(prompt, node, os.urandom(1 << 20) * (int(inputs["bytes"]) >> 20), "bin")
-    return None
 
 
 def _output(fake: FakeComfy, prompt: Prompt, node: str, inputs: dict[str, Any]) -> None:

@@ -149,7 +149,7 @@ _Text = Annotated[str, AfterValidator(_utf8)]
 class ErrorInfo(BaseModel):
     """One error on the wire. Read leniently: fields a newer writer added are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     code: _Text = Field(description="a Code, or a newer worker's code that this version lacks")
     message: _Text = Field(description="what is wrong and where, for a person")

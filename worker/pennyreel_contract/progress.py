@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class Progress(BaseModel):
     """One step of a job. `percent` never falls within an attempt."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     percent: float = Field(ge=0, le=100, description="of the whole job")
     stage: str = Field(description="queued, preparing, executing, delivering or done; maybe newer")

@@ -12,7 +12,7 @@ from pennyreel_contract.version import CONTRACT, CONTRACT_MIN
 
 
 class _Lenient(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 _Read = TypeVar("_Read", bound=_Lenient)

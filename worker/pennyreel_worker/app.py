@@ -8,24 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple, TypeVar
 
-from pennyreel_contract import JobRequest, Result
+from pennyreel_contract import Code, JobRequest, Result, error
+from pennyreel_worker import delivery, results
+from pennyreel_worker.buckets import Bucket, make_bucket
 from pennyreel_worker.comfy import Comfy
 from pennyreel_worker.info import describe
 from pennyreel_worker.job import Job
 from pennyreel_worker.log import log
 from pennyreel_worker.reporting import Reporter
-from pennyreel_worker.settings import Bucket, Settings, make_bucket
+from pennyreel_worker.settings import Settings
 from pennyreel_worker.storage import Store
 
 STOP_S = 15.0
 """How long a cancelled job may take to leave its thread before the next one is taken."""
 
+STORES = 4
+"""Clients kept for buckets that jobs bring themselves."""
+
 T = TypeVar("T")
 PostProgress = Callable[[dict[str, Any], dict[str, Any]], Awaitable[None]]
+
+
+class _Attempt(NamedTuple):
+    """An attempt under way in this process."""
+
+    digest: str
+    future: asyncio.Future[Result]
 
 
 class Worker:
@@ -36,6 +49,8 @@ class Worker:
         self.settings = settings
         self.comfy = comfy
         self.broken = False
+        """A thread was lost to a job that did not end: ask the platform for a new worker."""
+
         self._post = post
         self._store = Store(settings.bucket) if settings.bucket else None
         self._stores: dict[Bucket, Store] = {}
@@ -43,7 +58,8 @@ class Worker:
         self._execute = ThreadPoolExecutor(settings.concurrency + 1, "execute")
         self._deliver = ThreadPoolExecutor(settings.concurrency + 1, "deliver")
         self._upload = ThreadPoolExecutor(4, "upload")
-        self._running: dict[str, asyncio.Future[Result]] = {}
+        self._running: dict[str, _Attempt] = {}
+        self._lock = threading.Lock()
 
     async def run(
         self,
@@ -54,12 +70,20 @@ class Worker:
         api_key: str | None = None,
     ) -> Result:
         """Run one job, or join the same attempt where it is already under way here."""
-        if (running := self._running.get(request.attempt_id)) is not None:
-            return await asyncio.shield(running)
+        digest = results.digest(request)
+        while (other := self._running.get(request.attempt_id)) is not None:
+            if other.digest != digest:
+                raise results.conflict(request)
+            await asyncio.wait({other.future})
+            if not other.future.cancelled():
+                result = results.replayed(other.future.result(), request)
+                delivery.check_size(result, str(platform_job["id"]), self.settings)
+                return result
+            # The one that we joined was cancelled, and we were not: the work is ours now.
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         # Nobody may be waiting: then its exception is not "never retrieved".
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
-        self._running[request.attempt_id] = future
+        self._running[request.attempt_id] = _Attempt(digest, future)
         try:
             result = await self._run(request, platform_job, names, api_key)
             future.set_result(result)
@@ -82,6 +106,9 @@ class Worker:
         """End the pools; no job is running any more."""
         for pool in (self._prepare, self._execute, self._deliver, self._upload):
             pool.shutdown(wait=False, cancel_futures=True)
+        for store in (self._store, *self._stores.values()):
+            if store is not None:
+                store.close()
 
     async def _run(
         self,
@@ -91,13 +118,19 @@ class Worker:
         api_key: str | None,
     ) -> Result:
         body = dict(platform_job)
-        reporter = Reporter(lambda progress: self._post(body, progress))
+        # A client takes a second to build.
+        store = await asyncio.get_running_loop().run_in_executor(
+            self._prepare, self._store_of, body
+        )
+        # The stock worker posts no progress, and its clients may take any output for the result.
+        post = _silent if names is not None else lambda progress: self._post(body, progress)
+        reporter = Reporter(post)
         job = Job(
             request=request,
             job_id=str(platform_job["id"]),
             settings=self.settings,
             comfy=self.comfy,
-            store=self._store_of(platform_job),
+            store=store,
             reporter=reporter,
             names=names,
             api_key=api_key or self.settings.comfy_org_api_key,
@@ -131,10 +164,12 @@ class Worker:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             job.cancel.cancel()
+            future.cancel()  # if it has not begun, it never does
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({future}, timeout=STOP_S)
-            if future.done() and not future.cancelled():
-                future.exception()  # the job's own "cancelled": seen
+                await asyncio.to_thread(_ended, inner)
+            if not inner.done():
+                log.error("a cancelled job does not end", extra={"job": job.job_id})
+                self.broken = True
             raise
 
     def _store_of(self, platform_job: Mapping[str, Any]) -> Store | None:
@@ -142,13 +177,27 @@ class Worker:
         given = platform_job.get("s3Config")
         if not isinstance(given, dict) or not given.get("endpointUrl"):
             return self._store
-        bucket = make_bucket(
-            str(given["endpointUrl"]),
-            str(given.get("accessId", "")),
-            str(given.get("accessSecret", "")),
-            bucket=given.get("bucketName") or None,
-        )
-        if bucket not in self._stores:
-            self._stores.clear()  # keep one: a client is 10 MB, and callers repeat
-            self._stores[bucket] = Store(bucket)
-        return self._stores[bucket]
+        try:
+            bucket = make_bucket(
+                str(given["endpointUrl"]),
+                str(given.get("accessId", "")),
+                str(given.get("accessSecret", "")),
+                bucket=str(given.get("bucketName") or "") or None,
+            )
+        except ValueError as problem:
+            raise error(Code.BAD_REQUEST, f"s3Config.endpointUrl {problem}") from None
+        with self._lock:
+            if bucket not in self._stores:
+                # Keep few: a client is 10 MB, and callers repeat. Others may still be in use.
+                while len(self._stores) >= STORES:
+                    self._stores.pop(next(iter(self._stores)))
+                self._stores[bucket] = Store(bucket)
+            return self._stores[bucket]
+
+
+def _ended(future: Future[Any]) -> bool:
+    return bool(wait({future}, timeout=STOP_S).done)
+
+
+async def _silent(_: dict[str, Any]) -> None:
+    """Post nothing."""

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 ADDRESSING = ("auto", "path", "virtual")
+ATTEMPTS = 5
+RUNPOD_ATTEMPTS = 10
+"""Of one call. RunPod's volumes answer 502 now and then, and its documentation asks for ten."""
 
 _AWS = re.compile(
     r"(?:(?P<bucket>.+)\.)?s3(?:[.-]dualstack)?(?:[.-](?P<region>[a-z]{2}(?:-[a-z]+)+-\d+))?"
@@ -34,6 +37,7 @@ class Bucket:
     bucket: str | None = None
     region: str | None = None
     addressing: str = "auto"
+    attempts: int = ATTEMPTS
 
     @property
     def presigns(self) -> bool:
@@ -49,6 +53,7 @@ def make_bucket(
     bucket: str | None = None,
     region: str | None = None,
     addressing: str = "auto",
+    attempts: int | None = None,
 ) -> Bucket:
     """Read an endpoint; a bucket or region that is given goes before one in the URL.
 
@@ -57,12 +62,11 @@ def make_bucket(
 
     """
     origin, host, path = _split(endpoint)
+    tries = attempts or ATTEMPTS
     if aws := _AWS.fullmatch(host):
         # boto3 builds AWS's own addresses best.
-        named = aws["bucket"] or path.split("/")[0]
-        return Bucket(
-            None, key, secret, bucket or named or None, region or aws["region"], addressing
-        )
+        bucket = bucket or aws["bucket"] or path.split("/")[0] or None
+        return Bucket(None, key, secret, bucket, region or aws["region"], addressing, tries)
     if like := _LIKE_AWS.fullmatch(host):
         if like["bucket"]:
             bucket = bucket or like["bucket"]
@@ -72,9 +76,10 @@ def make_bucket(
         region = region or "auto"
     elif runpod := _RUNPOD.fullmatch(host):
         region, addressing = region or runpod["region"].upper(), "path"
+        tries = attempts or RUNPOD_ATTEMPTS
     if path and bucket is None:
         bucket = path.split("/")[0]
-    return Bucket(origin, key, secret, bucket, region or "us-east-1", addressing)
+    return Bucket(origin, key, secret, bucket, region or "us-east-1", addressing, tries)
 
 
 def _split(endpoint: str) -> tuple[str, str, str]:

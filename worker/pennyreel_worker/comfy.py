@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import shutil
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.install import Installation
 from pennyreel_comfy.process import CHILD, ComfyProcess, State
 from pennyreel_comfy.session import Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import Code, Gpu, Unavailable, error
+from pennyreel_contract import Code, Gpu, PennyreelError, Unavailable, error
 from pennyreel_worker.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_SLACK_S = 10.0
+"""The supervisor gives its own verdict on a slow start; waiting a little longer hears it."""
+
+_PYTHON = re.compile(r"python[0-9.]*(\.exe)?")
 
 
 class Comfy:
@@ -51,7 +59,9 @@ class Comfy:
             start_s=settings.start_s,
             on_line=_log_line,
         )
+        self.process.on_death(self._died)
         self._lock = threading.Lock()
+        self._stuck = False
         self._session: Session | None = None
         self._gpu: tuple[str, Gpu] | None = None
 
@@ -62,10 +72,12 @@ class Comfy:
     def ready(self, deadline: Deadline, cancel: CancelToken | None = None) -> Session:
         """Return a session with a living server, starting it anew where it has died."""
         with self._lock:
-            if self.process.state in {State.FAILED, State.STOPPED, State.NEW}:
-                log.warning("ComfyUI is %s: starting it", self.process.state.value)
+            state = self.process.state
+            if self._stuck or state in {State.FAILED, State.STOPPED, State.NEW}:
+                log.warning("ComfyUI is %s: starting it", "stuck" if self._stuck else state.value)
+                self._stuck = False
                 self.process.restart()
-        self.process.wait_ready(Deadline(deadline.left(self._settings.start_s)), cancel)
+        self.process.wait_ready(deadline, cancel)
         with self._lock:
             url = self.process.url
             if self._session is None or self._session.http.base_url != url:
@@ -73,9 +85,34 @@ class Comfy:
                     self._session.close()
                 session = Session(ComfyHttp(url), down_grace_s=self._settings.down_grace_s)
                 session.connect()
-                self.process.on_death(session.fail_all)
                 self._session = session
             return self._session
+
+    def first_ready(self, cancel: CancelToken) -> None:
+        """Wait for the first start to end, well or badly."""
+        self.ready(Deadline(self._settings.start_s + _SLACK_S), cancel)
+
+    @contextlib.contextmanager
+    def busy(self) -> Iterator[None]:
+        """Mark a job as running."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.process.busy())
+            except RuntimeError as problem:  # it died, and another job is starting it anew
+                raise error(Code.COMFY_CRASHED, str(problem)) from None
+            yield
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it was condemned and not started anew yet."""
+        with self._lock:
+            return self._stuck
+
+    def condemn(self, why: str) -> None:
+        """Have the next job start ComfyUI anew: this one lives, but serves nobody any more."""
+        log.error("ComfyUI %s: it will be started anew", why)
+        with self._lock:
+            self._stuck = True
 
     def gpu(self) -> Gpu | None:
         """Return the device that ComfyUI uses; asked once a start."""
@@ -120,18 +157,39 @@ class Comfy:
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _command(self, port: int) -> Sequence[str]:
-        folders: tuple[str, ...] = (
+        options: tuple[str, ...] = (
             *("--input-directory", str(self.folders["input"])),
             *("--output-directory", str(self.folders["output"])),
             *("--temp-directory", str(self._work)),
             *("--user-directory", str(self._work / "user")),
             *("--database-url", "sqlite:///:memory:"),
         )
+        if self._settings.previews:
+            options += ("--preview-method", "auto")
+        if self._settings.comfy_log_level:
+            options += ("--verbose", self._settings.comfy_log_level)
         if self._installation is not None:
-            argv = self._installation.command(port, extra=folders)
+            argv = self._installation.command(port, extra=options)
             return [argv[0], str(CHILD), *argv[1:]]
         command = [part.replace("{port}", str(port)) for part in self._settings.comfy_command or ()]
-        return [*command, *folders, "--port", str(port)]
+        return [*_tied(command), *options, "--port", str(port)]
+
+    def _died(self, problem: PennyreelError) -> None:
+        session = self._session
+        if session is not None:
+            session.fail_all(problem)
+
+
+def _tied(command: Sequence[str]) -> list[str]:
+    """Have a Python script end with us (see child.py); other programs are run as they are."""
+    if not command or not _PYTHON.fullmatch(Path(command[0]).name):
+        return list(command)
+    for at, part in enumerate(command[1:], 1):
+        if part.endswith(".py"):
+            return [*command[:at], str(CHILD), *command[at:]]
+        if not part.startswith("-") or part in {"-m", "-c"}:
+            break
+    return list(command)
 
 
 def _log_line(line: str) -> None:

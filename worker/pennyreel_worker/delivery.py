@@ -7,15 +7,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from pennyreel_comfy.events import Image
-from pennyreel_comfy.outputs import OutputFile, OutputText, locate
-from pennyreel_comfy.waiting import CancelToken
-from pennyreel_contract import Artifact, Code, JobRequest, error
+from pennyreel_comfy.outputs import OutputFile, OutputText, locate, plain_name
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import Artifact, Code, JobRequest, PennyreelError, Result, error
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.storage import Store
 
@@ -66,12 +66,31 @@ def gather(
 ) -> list[Made]:
     """Find every output: on disk, in /history (texts), or sent over the websocket."""
     made = [Made(f.node, f.name, f.kind, f.mime, f.temp, path=locate(f, folders)) for f in files]
-    made += [Made(t.node, t.name, "text", "text/plain", content=t.text.encode()) for t in texts]
+    made += [
+        Made(t.node, t.name, "text", "text/plain", content=t.text.encode("utf-8", "replace"))
+        for t in texts
+    ]
     for n, image in enumerate(images, 1):
         ending = "png" if image.mime == "image/png" else "jpg"
         name = f"node-{image.node}-{n:03}.{ending}"
         made.append(Made(image.node or "", name, "image", image.mime, content=image.data))
-    return made
+    return _named(made)
+
+
+def _named(made: Sequence[Made]) -> list[Made]:
+    """Give each a plain name of its own: a node's id is the client's text, and is in some names."""
+    taken: set[str] = set()
+    named = []
+    for one in made:
+        plain = plain_name(one.name)
+        stem, dot, suffix = plain.rpartition(".")
+        name, n = plain, 1
+        while name.casefold() in taken:
+            n += 1
+            name = f"{stem}-{n}.{suffix}" if dot else f"{plain}-{n}"
+        taken.add(name.casefold())
+        named.append(replace(one, name=name))
+    return named
 
 
 def limit_of(job_id: str, settings: Settings) -> int:
@@ -96,15 +115,18 @@ def to_store(
     job_id: str,
     template: str,
     pool: Executor,
+    deadline: Deadline,
     cancel: CancelToken,
 ) -> tuple[Artifact, ...]:
     """Upload all, several at a time, and return artifacts with their URLs, in order."""
 
     def send(one: Made) -> Artifact:
         cancel.check()
+        if deadline.expired:
+            raise deadline.error(f"the upload of {one.name}")
         key = key_of(template, one, attempt_id=request.attempt_id, job_id=job_id)
         if one.path is not None:
-            place = store.upload(one.path, key, one.mime)
+            place = store.upload(one.path, key, one.mime, deadline=deadline, cancel=cancel)
         else:
             place = store.put(key, one.content, one.mime)
         url, expires = store.presign(place, request.outputs.url_ttl_s)
@@ -121,14 +143,22 @@ def key_of(template: str, made: Made, *, attempt_id: str, job_id: str) -> str:
     )
 
 
-def too_large(made: Sequence[Made], limit: int) -> Exception:
+def too_large(artifacts: Sequence[Made | Artifact], limit: int) -> PennyreelError:
     """Return the error for a result that fits nowhere."""
-    total = sum(m.size() for m in made)
+    sizes = [(a.name, a.bytes if isinstance(a, Artifact) else a.size()) for a in artifacts]
     return error(
         Code.RESULT_TOO_LARGE,
-        f"{len(made)} outputs of {total} bytes do not fit into a result of {limit} bytes",
-        detail={"outputs": [{"name": m.name, "bytes": m.size()} for m in made][:50]},
+        f"{len(sizes)} outputs of {sum(s for _, s in sizes)} bytes do not fit into a result of "
+        f"{limit} bytes",
+        detail={"outputs": [{"name": name, "bytes": size} for name, size in sizes[:50]]},
     )
+
+
+def check_size(result: Result, job_id: str, settings: Settings) -> None:
+    """Raise `result_too_large` where the platform would drop this result."""
+    limit = limit_of(job_id, settings)
+    if measure(result.wire()) > limit:
+        raise too_large(result.artifacts, limit)
 
 
 def measure(body: Mapping[str, Any]) -> int:

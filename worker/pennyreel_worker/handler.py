@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pennyreel_contract import Code, InfoRequest, PennyreelError, error, parse_request
+from pennyreel_contract import InfoRequest, parse_request
 from pennyreel_worker.app import Worker
 from pennyreel_worker.log import log, to_error
-from pennyreel_worker.stock import StockRefusal, is_stock, parse_stock, stock_error, stock_result
+from pennyreel_worker.stock import Refusal, is_stock, parse, parse_stock, stock_error, stock_result
 
 
 async def handle(worker: Worker, job: dict[str, Any]) -> dict[str, Any]:
     """Answer one job of the platform: a result, or a dict whose `error` makes it FAILED."""
-    body, job_id = job.get("input"), str(job["id"])
+    body, job_id = parse(job.get("input")), str(job["id"])
     try:
         if is_stock(body):
             reply = await _stock(worker, job, body, job_id)
@@ -33,9 +33,6 @@ async def _ours(worker: Worker, job: dict[str, Any], body: object, job_id: str) 
         if isinstance(request, InfoRequest):
             return await worker.info()
         return (await worker.run(request, job)).wire()
-    except PennyreelError as problem:
-        log.warning("failed: %s: %s", problem.code, problem, extra={"job": job_id})
-        return {"error": problem.info.encode()}
     except Exception as problem:  # noqa: BLE001 - the last resort: a bug is an error, too
         return {"error": to_error(problem, job_id).info.encode()}
 
@@ -45,11 +42,7 @@ async def _stock(worker: Worker, job: dict[str, Any], body: object, job_id: str)
         stock = parse_stock(body, job_id)
         key = stock.comfy_org_api_key
         return stock_result(await worker.run(stock.request, job, names=stock.names, api_key=key))
-    except StockRefusal as refusal:
+    except Refusal as refusal:
         return {"error": str(refusal)}
-    except PennyreelError as problem:
-        return stock_error(problem)
-    except ValueError as problem:  # pydantic's: a stock request that cannot be ours
-        return stock_error(error(Code.BAD_REQUEST, str(problem).splitlines()[0]))
     except Exception as problem:  # noqa: BLE001 - as above
         return stock_error(to_error(problem, job_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pennyreel_comfy import templates
+from pennyreel_comfy.templates import list_templates
 from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Info
 from pennyreel_contract.version import __version__
@@ -33,6 +33,6 @@ def describe(comfy: Comfy, settings: Settings) -> Info:
         gpu=comfy.gpu(),
         models={folder: names for folder, names in folders.items() if names},
         nodes=tuple(sorted(http.object_info())),
-        templates=tuple(t.name for t in templates.list_templates(settings.template_dirs)),
+        templates=tuple(t.name for t in list_templates(settings.template_dirs)),
         storage="s3" if settings.bucket else "inline",
     )

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pennyreel_comfy.fetch import fetch
@@ -31,31 +32,21 @@ def place(
         JobFailed: `input_unreachable`, `storage_failed`.
 
     """
+    limits = _Limits(settings, deadline, cancel)
     for item in files:
         cancel.check()
-        folder.mkdir(parents=True, exist_ok=True)
+        if deadline.expired:
+            raise deadline.error("fetching the inputs")
         path = folder / item.name
-        if item.data is not None:
-            path.write_bytes(_decode(item.name, item.data, settings.input_max_bytes))
-            digest = _hash(path) if item.sha256 else ""
-        elif item.url is not None:
-            digest = fetch(
-                item.url,
-                path,
-                most=settings.input_max_bytes,
-                deadline=Deadline(deadline.left(settings.input_timeout_s)),
-                allow_hosts=settings.allow_hosts,
-                cancel=cancel,
-            )
-        else:
-            if store is None:
-                raise error(
-                    Code.BAD_INPUT,
-                    f"input {item.name!r} is in S3, and this worker has no bucket",
-                    hint="Set BUCKET_* on the endpoint, or pass a presigned URL.",
-                )
-            store.download(item.s3 or "", path, most=settings.input_max_bytes)
-            digest = _hash(path) if item.sha256 else ""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            digest = _write(item, path, store, limits)
+        except OSError as problem:  # a full disk; a refused address is an error of ours already
+            raise error(
+                Code.STORAGE_FAILED,
+                f"input {item.name!r} cannot be written: {problem.strerror}",
+                hint="Give the worker more disk (container disk or volume).",
+            ) from None
         if item.sha256 and digest != item.sha256:
             raise error(
                 Code.BAD_INPUT,
@@ -64,12 +55,45 @@ def place(
             )
 
 
+@dataclass(frozen=True)
+class _Limits:
+    settings: Settings
+    deadline: Deadline
+    cancel: CancelToken
+
+
+def _write(item: InputFile, path: Path, store: Store | None, limits: _Limits) -> str:
+    """Write one input; returns its sha256, which is only looked up where one is wanted."""
+    most = limits.settings.input_max_bytes
+    within = Deadline(limits.deadline.left(limits.settings.input_timeout_s))
+    if item.data is not None:
+        path.write_bytes(_decode(item.name, item.data, most))
+    elif item.url is not None:
+        return fetch(
+            item.url,
+            path,
+            most=most,
+            deadline=within,
+            allow_hosts=limits.settings.allow_hosts,
+            cancel=limits.cancel,
+        )
+    elif store is not None:
+        store.download(item.s3 or "", path, most=most, deadline=within, cancel=limits.cancel)
+    else:
+        raise error(
+            Code.BAD_INPUT,
+            f"input {item.name!r} is in S3, and this worker has no bucket",
+            hint="Set BUCKET_* on the endpoint, or pass a presigned URL.",
+        )
+    return _hash(path) if item.sha256 else ""
+
+
 def _decode(name: str, data: str, most: int) -> bytes:
     """Read base64, bare or in a data URI; white space is allowed, anything else is not."""
     text = data
-    if text.startswith("data:"):
+    if text[:5].lower() == "data:":
         header, comma, text = text.partition(",")
-        if not comma or not header.endswith(";base64"):
+        if not comma or not header.lower().endswith(";base64"):
             raise error(Code.BAD_INPUT, f"input {name!r}: a data URI must be base64")
     text = "".join(text.split())
     if len(text) * 3 // 4 > most:

@@ -28,7 +28,13 @@ def set_up(level: int = logging.INFO) -> None:
 
 
 def to_error(problem: Exception, job_id: str) -> PennyreelError:
-    """Log a bug with its traceback and return the error that the client sees: without it."""
+    """Log why a job fails, and return the error that the client sees.
+
+    A bug is logged with its traceback; the client sees its name alone.
+    """
+    if isinstance(problem, PennyreelError):
+        log.warning("failed: %s: %s", problem.code, problem, extra={"job": job_id})
+        return problem
     log.error("unexpected %s", type(problem).__name__, exc_info=problem, extra={"job": job_id})
     return error(
         Code.INTERNAL, f"the worker has a bug here: {type(problem).__name__}", retryable=False

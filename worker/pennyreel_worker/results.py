@@ -1,7 +1,8 @@
 """Stored results: what makes a redelivered or repeated attempt cost nothing.
 
 `results/<attempt_id>.json` holds the result and the digest of the request it answers. A repeat
-with the same request gets it back, with fresh URLs; with another request it is a conflict.
+with the same request gets it back, with fresh URLs; with another request it is a conflict. Where
+the bucket has lost a file of it meanwhile, the job is rendered anew.
 """
 
 from __future__ import annotations
@@ -20,12 +21,21 @@ log = logging.getLogger(__name__)
 
 
 def digest(request: JobRequest) -> str:
-    """Return a digest of what decides the outcome: not how it is delivered or labelled."""
+    """Return a digest of what the request asks for, without labels, limits and signatures.
+
+    Fields at their defaults are left out, so that a worker of a newer version, whose requests have
+    more of them, still knows an attempt of the former one.
+    """
     body = request.model_dump(
-        mode="json", exclude={"attempt_id", "metadata", "timeout_s", "preview"}
+        mode="json",
+        exclude={"attempt_id": True, "contract": True, "metadata": True, "timeout_s": True}
+        | {"preview": True, "outputs": {"url_ttl_s"}},
+        exclude_defaults=True,
     )
-    for item in body["inputs"]:
-        if item["url"] is not None:
+    if not body.get("outputs"):
+        body.pop("outputs", None)
+    for item in body.get("inputs", ()):
+        if "url" in item:
             # A presigned URL differs with each signing; its path names the file.
             item["url"] = item["url"].split("?", 1)[0]
     text = json.dumps(body, sort_keys=True, ensure_ascii=False)
@@ -37,24 +47,39 @@ def find(store: Store, prefix: str, request: JobRequest) -> Result | None:
 
     Raises:
         BadRequest: `attempt_conflict`, where the stored attempt was of another request.
+        JobFailed: `storage_failed`: told before the GPU is used, not after.
 
     """
     body = store.get_json(_key(prefix, request.attempt_id))
     if body is None:
         return None
     if body.get("digest") != digest(request):
-        raise error(
-            Code.ATTEMPT_CONFLICT,
-            f"attempt {request.attempt_id} was already used for another request",
-        )
+        raise conflict(request)
     try:
         result = Result.model_validate(body.get("result"))
     except ValidationError:
         log.warning("the stored result of %s cannot be read: rendering anew", request.attempt_id)
         return None
+    gone = [a.s3 for a in result.artifacts if a.s3 is not None and not store.exists(a.s3)]
+    if gone:
+        log.warning(
+            "%s of %s is no longer in the bucket: rendering anew", gone[0], result.attempt_id
+        )
+        return None
     artifacts = tuple(_fresh(a, store, request.outputs.url_ttl_s) for a in result.artifacts)
-    return result.model_copy(
-        update={"artifacts": artifacts, "replayed": True, "metadata": request.metadata}
+    return replayed(result.model_copy(update={"artifacts": artifacts}), request)
+
+
+def replayed(result: Result, request: JobRequest) -> Result:
+    """Return a result as the answer to a request that repeats it."""
+    return result.model_copy(update={"replayed": True, "metadata": request.metadata})
+
+
+def conflict(request: JobRequest) -> PennyreelError:
+    """Return the error for an attempt id that was used for something else."""
+    return error(
+        Code.ATTEMPT_CONFLICT,
+        f"attempt {request.attempt_id} was already used for another request",
     )
 
 

@@ -225,6 +225,7 @@ def _bucket(read: _Reader) -> Bucket | None:
             bucket=read.text("BUCKET_NAME") or None,
             region=read.text("BUCKET_REGION") or None,
             addressing=read.choice("BUCKET_ADDRESSING", ADDRESSING) or "auto",
+            attempts=read.integer("PENNYREEL_S3_ATTEMPTS", 0) or None,
         )
     except ValueError as problem:
         raise error(

@@ -11,11 +11,24 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
+
 from pennyreel_comfy.outputs import plain_name
-from pennyreel_contract import Artifact, InputFile, JobRequest, Outputs, PennyreelError, Result
+from pennyreel_contract import (
+    Artifact,
+    Code,
+    InputFile,
+    JobRequest,
+    Outputs,
+    PennyreelError,
+    Result,
+    error,
+)
+from pennyreel_worker.job import NOTHING_WANTED
 
 URL_TTL_S = 604_800  # its URLs live a week
 _KINDS = ("image", "video", "audio", "model3d", "file")
+_NAME_BYTES = 180
 
 
 @dataclass(frozen=True)
@@ -27,74 +40,109 @@ class StockRequest:
     comfy_org_api_key: str | None = field(default=None, repr=False)
 
 
-class StockRefusal(Exception):
+class Refusal(Exception):
     """The request is refused, in the stock worker's words."""
 
 
+def parse(body: object) -> object:
+    """Read an input that is JSON in a string, as the stock worker does; else return it as it is."""
+    if not isinstance(body, str):
+        return body
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+
+
 def is_stock(body: object) -> bool:
-    """Whether a job's input is in the stock worker's form."""
-    return not (isinstance(body, dict) and "contract" in body)
+    """Whether a job's input is in the stock worker's form.
+
+    `{"op": "info"}` is ours without a `contract`, too: it names no workflow to run.
+    """
+    if not isinstance(body, dict):
+        return True
+    return "contract" not in body and (body.get("op") != "info" or "workflow" in body)
 
 
 def parse_stock(body: object, job_id: str) -> StockRequest:
-    """Read a stock request; extra fields are ignored, a string is read as JSON.
+    """Read a stock request; extra fields are ignored.
 
     Raises:
-        StockRefusal: as the stock worker refuses.
+        Refusal: as the stock worker refuses.
+        BadRequest: where it cannot be one of ours.
 
     """
     if body is None:
-        raise StockRefusal("Please provide input")
+        raise Refusal("Please provide input")
     if isinstance(body, str):
-        try:
-            body = json.loads(body)
-        except ValueError:
-            raise StockRefusal("Invalid JSON format in input") from None
+        raise Refusal("Invalid JSON format in input")
     workflow = body.get("workflow") if isinstance(body, dict) else None
     if not isinstance(body, dict) or workflow is None:
-        raise StockRefusal("Missing 'workflow' parameter")
-    images = body.get("images") or []
-    if not isinstance(images, list) or not all(
-        isinstance(i, dict) and isinstance(i.get("name"), str) and isinstance(i.get("image"), str)
-        for i in images
-    ):
-        raise StockRefusal("'images' must be a list of objects with 'name' and 'image' keys")
-    names = {str(i["name"]): f"{n}-{plain_name(i['name'])[-180:]}" for n, i in enumerate(images)}
-    # A data URI's prefix is whatever stands before the comma, as there.
-    data = {i["name"]: i["image"].rpartition(",")[2] for i in images}
+        raise Refusal("Missing 'workflow' parameter")
+    images = _images(body.get("images"))
+    names = {name: f"{n}-{_short(name)}" for n, name in enumerate(images)}
     key = body.get("comfy_org_api_key")
-    return StockRequest(
-        JobRequest(
+    try:
+        request = JobRequest(
             # Redelivered by the platform, a job keeps its id, and so its stored result.
             attempt_id="rp-" + re.sub(r"[^A-Za-z0-9_-]", "-", job_id)[:58].ljust(5, "0"),
             workflow=workflow if isinstance(workflow, dict) else {"workflow": workflow},
-            inputs=tuple(InputFile(name=names[n], data=d) for n, d in data.items()),
+            inputs=tuple(InputFile(name=names[name], data=data) for name, data in images.items()),
             outputs=Outputs(url_ttl_s=URL_TTL_S, kinds=_KINDS),
-        ),
-        names,
-        str(key) if key else None,
-    )
+        )
+    except ValidationError as problem:
+        first = problem.errors(include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise error(Code.BAD_REQUEST, f"{where}: {first['msg']}") from None
+    return StockRequest(request, names, str(key) if key else None)
 
 
 def stock_result(result: Result) -> dict[str, Any]:
     """Return a result in the stock worker's shape."""
-    body: dict[str, Any] = {"images": [_image(a) for a in result.artifacts]}
-    if result.warnings:
-        body["errors"] = list(result.warnings)
-    if not result.artifacts and not result.warnings:
-        return {"status": "success_no_images", "images": []}
-    if not result.artifacts:
-        return {"error": "Job processing failed", "details": list(result.warnings)}
-    return body
+    errors = [w for w in result.warnings if w != NOTHING_WANTED]
+    if result.artifacts:
+        body: dict[str, Any] = {"images": [_image(a) for a in result.artifacts]}
+        return {**body, "errors": errors} if errors else body
+    if errors:
+        return {"error": "Job processing failed", "details": errors}
+    return {"status": "success_no_images", "images": []}
 
 
 def stock_error(problem: PennyreelError) -> dict[str, Any]:
-    """Return a failure in the stock worker's shape: a text, and details beside it."""
-    return {
-        "error": f"{problem.info.message}. {problem.info.hint}".strip(),
-        "details": [problem.info.message],
-        "code": problem.info.code,
-    }
+    """Return a failure in the stock worker's shape: a text, and details beside it.
+
+    What it has words for is said in them; the rest in ours. `code` and `hint` are our addition.
+    """
+    info = problem.info
+    text, details = f"{info.message}. {info.hint}".strip(), [info.message]
+    if info.code in {Code.EXECUTION_FAILED.value, Code.OUT_OF_MEMORY.value}:
+        text = "Job processing failed"
+        if "node" in info.detail:
+            # ComfyUI's own message stands behind "node 3 (KSampler) failed: ValueError: ".
+            said = info.message.split(": ", 2)[-1]
+            where = f"Node Type: {info.detail.get('class_type')}, Node ID: {info.detail['node']}"
+            details = [f"Workflow execution error: {where}, Message: {said}"]
+    elif info.code in {Code.BAD_INPUT.value, Code.INPUT_TOO_LARGE.value}:
+        text = "Failed to upload one or more input images"
+    return {"error": text, "details": details, "code": info.code, "hint": info.hint}
+
+
+def _images(given: object) -> dict[str, str]:
+    """Return base64 by name; of two with one name the later counts, as an upload overwrites."""
+    if given is None:
+        return {}
+    if not isinstance(given, list) or not all(
+        isinstance(i, dict) and isinstance(i.get("name"), str) and isinstance(i.get("image"), str)
+        for i in given
+    ):
+        raise Refusal("'images' must be a list of objects with 'name' and 'image' keys")
+    # A data URI's prefix is whatever stands before the first comma, as there.
+    return {i["name"]: i["image"].split(",", 1)[-1] for i in given}
+
+
+def _short(name: str) -> str:
+    """Return a plain name that is short enough with a number before it."""
+    return plain_name(name).encode("utf-8", "replace")[-_NAME_BYTES:].decode("utf-8", "ignore")
 
 
 def _image(artifact: Artifact) -> dict[str, str]:

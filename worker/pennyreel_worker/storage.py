@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
+from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.subscribers import BaseSubscriber
 
+from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
-from pennyreel_worker.settings import Bucket
+from pennyreel_worker.buckets import Bucket
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -29,10 +32,18 @@ if TYPE_CHECKING:
 MAX_PRESIGN_S = 604_800
 """SigV4's limit; botocore would sign more and the store refuse it."""
 
-_PART = 16 * 1024**2
+PART = 16 * 1024**2
 _TRANSFER = TransferConfig(
-    multipart_threshold=2 * _PART, multipart_chunksize=_PART, max_concurrency=4, use_threads=True
+    multipart_threshold=2 * PART,
+    multipart_chunksize=PART,
+    max_concurrency=8,
+    preferred_transfer_client="classic",  # the CRT one ignores our client's settings
 )
+_LEAVE_S = 2.0
+"""How long a cancelled transfer may take to let go of its file."""
+
+# What the store says -> what to do. Some name it by the status alone (HEAD has no body).
+_NAMES = {"403": "AccessDenied", "404": "NoSuchKey", "Forbidden": "AccessDenied"}
 _HINTS = {
     "NoSuchBucket": "Create the bucket, or correct BUCKET_NAME.",
     "InvalidAccessKeyId": "Correct BUCKET_ACCESS_KEY_ID.",
@@ -64,19 +75,34 @@ class Store:
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
                 s3={"addressing_style": settings.addressing},  # type: ignore[arg-type]
-                retries={"mode": "standard", "max_attempts": 5},
+                retries={"mode": "standard", "max_attempts": settings.attempts},
                 connect_timeout=10,
                 read_timeout=60,
             ),
         )
+        self._transfers = create_transfer_manager(self._client, _TRANSFER)
 
-    def upload(self, path: Path, key: str, mime: str) -> str:
+    def close(self) -> None:
+        """End its threads and connections, without waiting long for a store that is silent."""
+        ending = threading.Thread(
+            target=lambda: self._transfers.shutdown(cancel=True), daemon=True, name="s3-end"
+        )
+        ending.start()
+        ending.join(_LEAVE_S)
+        self._client.close()
+
+    def upload(
+        self, path: Path, key: str, mime: str, *, deadline: Deadline, cancel: CancelToken
+    ) -> str:
         """Stream a file to `key`, in parts where it is large; returns its s3:// URL."""
-        self._do(
-            f"the upload of {path.name}",
-            lambda: self._client.upload_file(
-                str(path), self.bucket, key, ExtraArgs={"ContentType": mime}, Config=_TRANSFER
+        doing = f"the upload of {path.name}"
+        self._transfer(
+            doing,
+            lambda watch: self._transfers.upload(
+                str(path), self.bucket, key, {"ContentType": mime}, [watch]
             ),
+            deadline,
+            cancel,
         )
         return f"s3://{self.bucket}/{key}"
 
@@ -95,16 +121,32 @@ class Store:
         if not self._settings.presigns:
             return None, None
         bucket, key = split_s3(url)
-        ttl_s = min(ttl_s, MAX_PRESIGN_S)
+        ttl_s, now = min(ttl_s, MAX_PRESIGN_S), datetime.now(timezone.utc)
         signed = self._do(
             "signing a URL",
             lambda: self._client.generate_presigned_url(
                 "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=ttl_s
             ),
         )
-        return signed, datetime.now(timezone.utc) + timedelta(seconds=ttl_s)
+        return signed, now.replace(microsecond=0) + timedelta(seconds=ttl_s)
 
-    def download(self, url: str, path: Path, *, most: int) -> None:
+    def exists(self, url: str) -> bool:
+        """Whether the object is there. Where the key may not ask, it is taken to be."""
+        bucket, key = split_s3(url)
+        try:
+            self._client.head_object(Bucket=bucket, Key=key)
+        except ClientError as problem:
+            if _name(problem) in {"NoSuchKey", "NoSuchBucket"}:
+                return False
+            if _name(problem) != "AccessDenied":
+                raise _translate(problem, f"reading {url}") from None
+        except (BotoCoreError, OSError) as problem:
+            raise _translate(problem, f"reading {url}") from None
+        return True
+
+    def download(
+        self, url: str, path: Path, *, most: int, deadline: Deadline, cancel: CancelToken
+    ) -> None:
         """Stream s3://bucket/key into a file, refusing more than `most` bytes."""
         bucket, key = split_s3(url)
         head = self._do(f"reading {url}", lambda: self._client.head_object(Bucket=bucket, Key=key))
@@ -113,9 +155,11 @@ class Store:
                 Code.INPUT_TOO_LARGE,
                 f"{url} has {head['ContentLength']} bytes; at most {most} are taken",
             )
-        self._do(
+        self._transfer(
             f"reading {url}",
-            lambda: self._client.download_file(bucket, key, str(path), Config=_TRANSFER),
+            lambda watch: self._transfers.download(bucket, key, str(path), None, [watch]),
+            deadline,
+            cancel,
         )
 
     def get_json(self, key: str) -> dict[str, Any] | None:
@@ -124,8 +168,9 @@ class Store:
             reply = self._client.get_object(Bucket=self.bucket, Key=key)
             body = json.loads(reply["Body"].read())
         except ClientError as problem:
-            # Without the right to list, S3 answers 403 for a key that is not there.
-            if problem.response.get("Error", {}).get("Code") in {"NoSuchKey", "404", "403"}:
+            # A key that may only write (all that the stock worker asks for), or not list, is
+            # denied what is not there.
+            if _name(problem) in {"NoSuchKey", "AccessDenied"}:
                 return None
             raise _translate(problem, f"reading {key}") from None
         except (BotoCoreError, OSError) as problem:
@@ -134,11 +179,49 @@ class Store:
             return None
         return body if isinstance(body, dict) else None
 
+    def _transfer(
+        self,
+        doing: str,
+        start: Callable[[BaseSubscriber], Any],
+        deadline: Deadline,
+        cancel: CancelToken,
+    ) -> None:
+        """Wait for a transfer, which ends early when the job is cancelled or out of time.
+
+        s3transfer and not upload_file: that one can only be stopped by an exception in a callback,
+        which botocore takes for a broken connection and tries again.
+        """
+        watch = _Watch()
+        cancel.on_cancel(watch.news.set)
+        try:
+            future = self._do(doing, lambda: start(watch))
+            while not watch.ended.is_set() and not cancel.cancelled and not deadline.expired:
+                watch.news.wait(deadline.left(60.0))
+            if not watch.ended.is_set():
+                future.cancel()
+                watch.ended.wait(_LEAVE_S)
+                cancel.check()
+                raise deadline.error(doing)
+            self._do(doing, future.result)
+        finally:
+            cancel.forget(watch.news.set)
+
     def _do(self, doing: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except (BotoCoreError, ClientError, Boto3Error, OSError) as problem:
             raise _translate(problem, doing) from None
+
+
+class _Watch(BaseSubscriber):
+    """Tells of a transfer's end; `news` is also set when its job is cancelled."""
+
+    def __init__(self) -> None:
+        self.news, self.ended = threading.Event(), threading.Event()
+
+    def on_done(self, future: Any, **kwargs: Any) -> None:  # noqa: ARG002 - s3transfer's call
+        self.ended.set()
+        self.news.set()
 
 
 def split_s3(url: str) -> tuple[str, str]:
@@ -147,18 +230,18 @@ def split_s3(url: str) -> tuple[str, str]:
     return bucket, key
 
 
+def _name(problem: ClientError) -> str:
+    """Return the store's own code."""
+    code = str(problem.response.get("Error", {}).get("Code") or type(problem).__name__)
+    return _NAMES.get(code, code)
+
+
 def _translate(problem: Exception, doing: str) -> PennyreelError:
     """Name the store's own code, never its message: that may hold keys and signed URLs."""
-    name = type(problem).__name__
-    if isinstance(problem, ClientError):
-        name = str(problem.response.get("Error", {}).get("Code") or name)
-    else:
-        # boto3 wraps an upload's ClientError in a text: "… (NoSuchBucket) when calling …"
-        text = str(problem)
-        name = next((code for code in _HINTS if f"({code})" in text), name)
+    name = _name(problem) if isinstance(problem, ClientError) else type(problem).__name__
     if isinstance(problem, OSError) and problem.errno is not None:
         name = os.strerror(problem.errno)
-    missing = name in {"404", "NoSuchKey"}
+    missing = name == "NoSuchKey"
     return error(
         Code.BAD_INPUT if missing else Code.STORAGE_FAILED,
         f"{doing} failed: {'there is no such object' if missing else name}",

@@ -1,0 +1,268 @@
+"""The process as a whole: RunPod's own SDK loop, on the emulated platform and without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from pennyreel_contract import ErrorInfo, parse_progress, parse_result
+from pennyreel_emulators.runpod import EndpointConfig, PlatformConfig, RunPodPlatform
+from worker.support import COMMAND, S3, SAVE, node, request, until
+
+HERE = Path(__file__).parent
+WORKER = (sys.executable, "-m", "pennyreel_worker")
+FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
+PASS = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
+
+
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def processes_with(mark: str) -> list[int]:
+    """Living processes whose environment has this mark: all that a worker has started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and alive(int(entry.name)):
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if mark.encode() in environment:
+                found.append(int(entry.name))
+    return found
+
+
+def local(tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the worker without a platform, as its SDK allows."""
+    return subprocess.run(
+        [sys.executable, str(HERE / "watched.py"), *arguments],
+        env={
+            **PASS, "HOME": str(tmp_path), "PENNYREEL_COMFYUI_COMMAND": COMMAND,
+            "PENNYREEL_WORK_DIR": str(tmp_path / "work"), **env,
+        },
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_comfyui_starts_before_the_sdk_is_imported_and_nothing_is_left(
+    tmp_path: Path, s3: S3
+) -> None:
+    job = json.dumps({"id": "local-1", "input": request()})
+    env = s3.env()
+    ran = local(tmp_path, "--test_input", job, **env)
+    told = ran.stdout + ran.stderr
+    assert ran.returncode == 0, told
+    assert re.findall(r"AUDIT (\w+)", told) == ["start", "runpod", "boto3"]
+    assert "completed successfully" in told
+    assert re.search(r"pennyreel \| info ready in [\d.]+ s \(SDK", told)
+    assert "DEBUG" not in told  # the SDK's default, which prints results
+    assert env["BUCKET_SECRET_ACCESS_KEY"] not in told
+    assert "could not be posted" not in told  # there is no platform to tell
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_failed_job_is_the_sdks_exit_code(tmp_path: Path) -> None:
+    ran = local(tmp_path, "--test_input", json.dumps({"input": request({"1": node("FakeError")})}))
+    assert ran.returncode == 1
+    assert "execution_failed" in ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        ({"PENNYREEL_CONCURRENCY": "many"}, "PENNYREEL_CONCURRENCY='many'"),
+        (
+            {"PENNYREEL_COMFYUI_COMMAND": "", "PENNYREEL_COMFYUI_ROOT": "/nonexistent"},
+            "not_installed",
+        ),
+    ],
+)
+def test_what_cannot_be_set_up_ends_with_1_and_a_line_that_says_why(
+    tmp_path: Path, env: dict[str, str], told: str
+) -> None:
+    ran = local(tmp_path, **env)
+    assert ran.returncode == 1
+    assert told in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "AUDIT runpod" not in ran.stderr
+
+
+class Client:
+    def __init__(self, platform: RunPodPlatform, endpoint: str, session: requests.Session) -> None:
+        self.url, self.session = f"{platform.base_url}/{endpoint}", session
+        self.headers = {"Authorization": f"Bearer {platform.config.api_key}"}
+
+    def post(self, path: str, body: object = None) -> dict[str, Any]:
+        answer = self.session.post(
+            f"{self.url}/{path}", json=body, headers=self.headers, timeout=60
+        )
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def status(self, job_id: str) -> dict[str, Any]:
+        answer = self.session.get(f"{self.url}/status/{job_id}", headers=self.headers, timeout=60)
+        return dict(answer.json())
+
+    def run(self, given: object) -> str:
+        return str(self.post("run", {"input": given})["id"])
+
+    def ended(self, job_id: str, seconds: float = 30) -> dict[str, Any]:
+        until(lambda: self.status(job_id)["status"] in FINAL, seconds)
+        return self.status(job_id)
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as shared:
+        shared.trust_env = False
+        yield shared
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[RunPodPlatform]:
+    """Endpoint `work` with one real worker of many slots; `byhand` without a fleet."""
+    env = {**PASS, "PENNYREEL_COMFYUI_COMMAND": COMMAND, "PENNYREEL_CONCURRENCY": "16"}
+    config = PlatformConfig(
+        endpoints={
+            "work": EndpointConfig(command=WORKER, env=env, workers_max=1, idle_timeout_s=600),
+            "byhand": EndpointConfig(ping_interval_ms=1000),
+        },
+        poll_hold_s=2.0,
+    )
+    with RunPodPlatform(config) as running:
+        yield running
+
+
+@pytest.fixture
+def work(platform: RunPodPlatform, session: requests.Session) -> Client:
+    return Client(platform, "work", session)
+
+
+def test_a_job_through_the_sdks_loop(work: Client) -> None:
+    done = work.ended(work.run(request(metadata={"a": 1})))
+    assert done["status"] == "COMPLETED", done
+    result = parse_result(done["output"])
+    assert result.artifacts[0].data
+    assert result.worker["worker_id"] == done["workerId"]
+
+
+def test_an_error_through_the_sdks_loop_is_read_back(work: Client) -> None:
+    failed = work.ended(work.run(request({"1": node("MagicNode")})))
+    assert failed["status"] == "FAILED"
+    assert ErrorInfo.decode(failed["error"]).code == "unknown_node"
+    stock = work.ended(work.run({"workflow": {"1": node("FakeError")}}))
+    assert (stock["status"], stock["error"]) == ("FAILED", "Job processing failed")
+    assert stock["output"]["details"]
+
+
+def test_many_quick_jobs_end_with_their_results(work: Client, platform: RunPodPlatform) -> None:
+    jobs = [work.run(request()) for _ in range(40)]
+    for job in jobs:
+        assert work.ended(job)["status"] == "COMPLETED"
+        posts = platform.posts(job)
+        assert posts[-1].status == "COMPLETED"
+        percents = [p.percent for post in posts if (p := parse_progress(post.output)) is not None]
+        assert percents == sorted(percents)
+
+
+def test_a_cancelled_job_stops_comfyui_and_the_next_one_runs(
+    work: Client, platform: RunPodPlatform
+) -> None:
+    job = work.run(request({"1": node("FakeSleep", seconds=60), **SAVE}))
+    until(lambda: (work.status(job).get("output") or {}).get("pennyreel_progress"), 30)
+    assert work.post(f"cancel/{job}")["status"] == "CANCELLED"
+    assert work.ended(work.run(request()))["status"] == "COMPLETED"
+    assert work.status(job)["status"] == "CANCELLED"
+    (worker,) = [w for w in platform.workers("work") if w.state != "stopped"]
+    assert any("cancelled by the platform" in line for line in platform.logs(worker.id))
+
+
+class ByHand:
+    """A worker that the tests start, and end as they like."""
+
+    def __init__(self, platform: RunPodPlatform, tmp_path: Path, **env: str) -> None:
+        self.id = f"byhand{uuid.uuid4().hex[:8]}"
+        self.mark = f"PENNYREEL_TEST_MARK={self.id}"
+        self.work = tmp_path / "work"
+        self.log = tmp_path / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                WORKER,
+                env={
+                    **PASS,
+                    **platform.worker_environment("byhand", self.id),
+                    "PENNYREEL_TEST_MARK": self.id,
+                    "PENNYREEL_COMFYUI_COMMAND": COMMAND,
+                    "PENNYREEL_WORK_DIR": str(self.work),
+                    **env,
+                },
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def processes(self) -> list[int]:
+        return processes_with(self.mark)
+
+
+@pytest.fixture
+def start(platform: RunPodPlatform, tmp_path: Path) -> Iterator[Callable[..., ByHand]]:
+    made: list[ByHand] = []
+
+    def begin(**env: str) -> ByHand:
+        made.append(ByHand(platform, tmp_path, **env))
+        return made[-1]
+
+    yield begin
+    for worker in made:
+        for pid in worker.processes():
+            os.kill(pid, signal.SIGKILL)
+        worker.process.wait()
+
+
+def test_a_killed_worker_takes_comfyui_and_its_pings_with_it(
+    platform: RunPodPlatform, session: requests.Session, start: Callable[..., ByHand]
+) -> None:
+    worker, client = start(), Client(platform, "byhand", session)
+    assert client.ended(client.run(request()))["status"] == "COMPLETED"
+    # The worker, its ComfyUI, and what the SDK has forked for its pings.
+    until(lambda: len(worker.processes()) >= 3)
+    os.kill(worker.process.pid, signal.SIGKILL)
+    worker.process.wait()
+    until(lambda: worker.processes() == [], 5)
+
+
+def test_a_stop_while_idle_ends_with_0_and_leaves_nothing(
+    platform: RunPodPlatform, session: requests.Session, start: Callable[..., ByHand]
+) -> None:
+    worker, client = start(), Client(platform, "byhand", session)
+    assert client.ended(client.run(request()))["status"] == "COMPLETED"
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(20) == 0, worker.log.read_text()
+    assert until(lambda: worker.processes() == [], 5)
+    assert list(worker.work.iterdir()) == []
+
+
+def test_a_stop_while_comfyui_still_starts_leaves_nothing(start: Callable[..., ByHand]) -> None:
+    worker = start(FAKE_COMFYUI_START_S="60")
+    until(lambda: len(worker.processes()) >= 2, 20)
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(20) == 0, worker.log.read_text()
+    assert until(lambda: worker.processes() == [], 5)
+    assert list(worker.work.iterdir()) == []

@@ -1,0 +1,136 @@
+"""Progress: in order, never falling, and silent once the job is over."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+from typing import Any
+
+from pennyreel_comfy.events import Executing, Image, NodeSteps, Started
+from pennyreel_contract import Progress, parse_progress
+from pennyreel_worker.reporting import Reporter, listener
+from worker.support import play
+
+GRAPH = {"1": {"class_type": "KSampler", "inputs": {}}}
+
+
+class Posts:
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.bodies: list[dict[str, Any]] = []
+        self.active = 0
+
+    async def __call__(self, body: dict[str, Any]) -> None:
+        self.active += 1
+        assert self.active == 1, "two posts at once could overtake each other"
+        await asyncio.sleep(self.seconds)
+        self.active -= 1
+        self.bodies.append(body)
+
+    def percents(self) -> list[float]:
+        return [p.percent for p in map(parse_progress, self.bodies) if p is not None]
+
+
+def test_the_newest_wins_and_nothing_falls() -> None:
+    async def story() -> list[float]:
+        posts = Posts(0.02)
+        reporter = Reporter(posts, interval_s=0.0)
+        for percent in (1, 50, 20, 70, 30):
+            reporter.stage("executing", percent)
+            await asyncio.sleep(0.015)
+        await asyncio.sleep(0.1)
+        await reporter.close()
+        return posts.percents()
+
+    percents = play(story())
+    assert percents == sorted(percents)
+    assert percents[0] == 1
+    assert percents[-1] == 70
+
+
+def test_close_waits_for_the_post_under_way_and_lets_none_follow() -> None:
+    async def story() -> None:
+        posts = Posts(0.2)
+        reporter = Reporter(posts, interval_s=0.0)
+        reporter.stage("executing", 1)
+        await asyncio.sleep(0.05)
+        assert posts.active == 1
+        reporter.stage("executing", 2)
+        await reporter.close()
+        assert posts.percents() == [1]
+        reporter.stage("executing", 3)
+        await asyncio.sleep(0.05)
+        assert posts.percents() == [1]
+
+    play(story())
+
+
+def test_updates_are_no_more_frequent_than_the_interval() -> None:
+    async def story() -> int:
+        posts = Posts()
+        reporter = Reporter(posts, interval_s=0.1)
+        for percent in range(50):
+            reporter.stage("executing", percent)
+            await asyncio.sleep(0.01)
+        await reporter.close()
+        return len(posts.bodies)
+
+    assert 3 <= play(story()) <= 8
+
+
+def test_a_post_that_fails_does_not_fail_the_job() -> None:
+    async def refuse(_: dict[str, Any]) -> None:
+        raise OSError("no")
+
+    async def story() -> None:
+        reporter = Reporter(refuse, interval_s=0.0)
+        reporter.stage("executing", 1)
+        await asyncio.sleep(0.02)
+        await reporter.close()
+
+    play(story())
+
+
+def test_other_threads_may_report_even_when_nobody_listens_any_more() -> None:
+    async def begin() -> Reporter:
+        reporter = Reporter(Posts(), interval_s=0.0)
+        await reporter.close()
+        return reporter
+
+    reporter = play(begin())
+    thread = threading.Thread(target=reporter.stage, args=("executing", 1.0))
+    thread.start()
+    thread.join()
+
+
+class Heard(Reporter):
+    def __init__(self) -> None:
+        self.offered: list[Progress] = []
+
+    def offer(self, progress: Progress) -> None:
+        self.offered.append(progress)
+
+
+def test_events_become_progress_of_the_whole_job() -> None:
+    reporter = Heard()
+    listen = listener(reporter, GRAPH, previews=True)
+    listen(Started("p"))
+    listen(Executing("p", "1"))
+    listen(Image("image/jpeg", b"jpeg", "p", "1"))
+    listen(NodeSteps("p", "1", 5, 10))
+    last = reporter.offered[-1]
+    assert (last.node, last.node_class, last.step, last.steps) == ("1", "KSampler", 5, 10)
+    assert 40 < last.percent < 60
+    assert last.preview == "data:image/jpeg;base64," + base64.b64encode(b"jpeg").decode()
+    listen(NodeSteps("p", "1", 6, 10))
+    assert reporter.offered[-1].preview is None  # each preview is sent once
+
+
+def test_previews_are_sent_on_request_and_when_small() -> None:
+    for previews, size in ((False, 10), (True, 300_000)):
+        reporter = Heard()
+        listen = listener(reporter, GRAPH, previews=previews)
+        listen(Image("image/jpeg", bytes(size), "p", "1"))
+        listen(NodeSteps("p", "1", 5, 10))
+        assert reporter.offered[-1].preview is None
