@@ -129,9 +129,17 @@ def parse(message: str | bytes) -> Event:
     try:
         if isinstance(message, bytes):
             return _binary(message)
-        body = json.loads(message)
+        body = json.loads(message, parse_constant=_refuse)
         return _text(str(body["type"]), body.get("data") or {})
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (
+        ArithmeticError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        struct.error,
+    ):
         return Other("unreadable")
 
 
@@ -165,6 +173,14 @@ def _text(  # noqa: PLR0911 - one return an event
     return Other(kind)
 
 
+def _id(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(name)
+
+
 def _state(node: dict[str, Any]) -> tuple[float, float, str]:
     return float(node["value"]), float(node["max"]), str(node["state"])
 
@@ -181,7 +197,7 @@ def _binary(message: bytes) -> Event:
         return Image(
             str(meta.get("image_type") or "image/jpeg"),
             message[8 + length :],
-            meta.get("prompt_id"),
-            meta.get("node_id"),
+            _id(meta.get("prompt_id")),
+            _id(meta.get("node_id")),
         )
     return Other(f"binary {kind}")

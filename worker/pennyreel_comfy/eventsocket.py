@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -14,6 +15,8 @@ import websocket
 
 from pennyreel_comfy import events
 from pennyreel_comfy.events import Event
+
+_log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
 QUIET_S = 20.0
@@ -84,7 +87,7 @@ class EventSocket:
         while not self._closing.is_set():
             try:
                 self._connect()
-            except (OSError, websocket.WebSocketException):
+            except Exception:  # noqa: BLE001 - a broken handshake raises what it likes
                 pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
                 failures += 1
                 self._attempted.set()
@@ -105,6 +108,7 @@ class EventSocket:
             timeout=CONNECT_S,
             header=self._headers,
             suppress_origin=True,
+            redirect_limit=0,  # else the headers would go wherever it says
             http_no_proxy=["127.0.0.1", "localhost", "::1"],
         )
         fresh.settimeout(QUIET_S)
@@ -124,7 +128,7 @@ class EventSocket:
         try:
             while not self._closing.is_set():
                 try:
-                    opcode, data = current.recv_data()
+                    opcode, data = current.recv_data(control_frame=True)
                 except websocket.WebSocketTimeoutException:
                     if pinged:
                         return  # the ping had no answer either
@@ -134,8 +138,13 @@ class EventSocket:
                 pinged = 0.0
                 if opcode == websocket.ABNF.OPCODE_CLOSE:
                     return
+                if opcode not in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
+                    continue  # the pong that was waited for
                 message = data.decode("utf-8", "replace") if opcode == 1 else bytes(data)
-                self._on_event(events.parse(message))
+                try:
+                    self._on_event(events.parse(message))
+                except Exception:
+                    _log.exception("a listener failed on an event")
         except (OSError, websocket.WebSocketException):
             return
         finally:

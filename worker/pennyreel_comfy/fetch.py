@@ -2,25 +2,29 @@
 
 The name is resolved once, every address it has must be public, and the connection goes to that
 very address (a second look-up could answer otherwise). Redirects are followed by hand and each
-hop is checked anew. Size, time and number of hops have limits. Proxies of the environment are not
-used: they would do the connecting. An operator may allow private `host:port` pairs by name.
+hop is checked anew. Size, time and number of hops have limits: at the deadline, or when the job is
+cancelled, the connection is cut, whatever it is doing. Proxies of the environment are not used:
+they would do the connecting. An operator may allow private `host:port` pairs by name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
+import http.client
 import socket
-import time
+import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from typing import Any, BinaryIO
+from urllib.parse import urljoin
 
 import urllib3
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
+from pennyreel_comfy.addresses import Target, parse, resolve, shown
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
 
@@ -28,6 +32,8 @@ MAX_HOPS = 5
 CONNECT_S = 10.0
 READ_S = 60.0
 CHUNK = 1 << 20
+_BROKEN = (HTTPError, OSError, http.client.HTTPException, ValueError)
+"""What a server can do to a client; ValueError is http.client's for lengths that are no number."""
 
 
 def fetch(
@@ -47,157 +53,192 @@ def fetch(
         most: bytes that are taken at most.
         deadline: of the whole fetch.
         allow_hosts: lower-case `host:port` pairs that may be private.
-        cancel: looked at between chunks.
+        cancel: ends it at once.
 
     Raises:
         BadRequest: `address_refused`, `input_too_large`.
         JobFailed: `input_unreachable`, with the reason.
         JobTimeout, JobCancelled: as named.
+        OSError: this machine's disk.
 
     """
-    shown = _shown(url)
-    for _ in range(MAX_HOPS + 1):
-        parts = _check(url)
-        with _get(parts, shown, allow_hosts, deadline) as reply:
-            target = reply.headers.get("Location")
-            if reply.status in {301, 302, 303, 307, 308} and target:
-                url = urljoin(url, target)
-                continue
-            if reply.status != 200:
-                raise error(
-                    Code.INPUT_UNREACHABLE,
-                    f"{shown} answers {reply.status}",
-                    retryable=reply.status >= 500 or reply.status == 429,
-                )
-            return _save(reply, path, shown, most, deadline, cancel or CancelToken())
-    raise error(Code.INPUT_UNREACHABLE, f"{shown} redirects more than {MAX_HOPS} times")
+    name = shown(url)
+    with _Cutter(deadline, cancel or CancelToken(), name) as cutter:
+        for _ in range(MAX_HOPS + 1):
+            target = parse(url)
+            with _get(target, name, allow_hosts, cutter) as reply:
+                place = reply.headers.get("Location")
+                if reply.status in {301, 302, 303, 307, 308} and place:
+                    url = _join(url, place)
+                    continue
+                if reply.status != 200:
+                    raise error(
+                        Code.INPUT_UNREACHABLE,
+                        f"{name} answers {reply.status}",
+                        retryable=reply.status >= 500 or reply.status == 429,
+                    )
+                return _save(reply, path, name, most, cutter)
+    raise error(Code.INPUT_UNREACHABLE, f"{name} redirects more than {MAX_HOPS} times")
 
 
-def _shown(url: str) -> str:
-    """Return the URL without its query and user, where signatures and passwords are."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:300]
+class _Cutter:
+    """Cuts the connection at the deadline or at a cancellation: no single read would notice."""
+
+    def __init__(self, deadline: Deadline, cancel: CancelToken, name: str) -> None:
+        self.deadline, self.cancel, self._name = deadline, cancel, name
+        self._socket: Any = None
+        self._timer = threading.Timer(deadline.left(86_400 * 7), self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Cutter:  # noqa: PYI034 - private
+        self.check()
+        self._timer.start()
+        self.cancel.on_cancel(self._cut)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        self.cancel.forget(self._cut)
+
+    def watch(self, opened: Any) -> None:
+        """Cut this one from now on."""
+        self._socket = opened
+        self.check()
+
+    def check(self) -> None:
+        """Raise JobCancelled or JobTimeout if it is time."""
+        self.cancel.check()
+        if self.deadline.expired:
+            raise self.deadline.error(f"fetching {self._name}")
+
+    def translate(self, problem: Exception) -> PennyreelError:
+        """Return the error for a failure: the limit's, where it was we who cut."""
+        try:
+            self.check()
+        except PennyreelError as ours:
+            return ours
+        return error(
+            Code.INPUT_UNREACHABLE, f"{self._name} cannot be fetched ({type(problem).__name__})"
+        )
+
+    def _cut(self) -> None:
+        opened = self._socket
+        if opened is not None:
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
 
 
-def _check(url: str) -> SplitResult:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise error(Code.ADDRESS_REFUSED, f"{_shown(url)}: only http and https URLs are fetched")
+def _join(url: str, place: str) -> str:
     try:
-        _ = parts.port
+        return urljoin(url, place)
     except ValueError:
-        raise error(Code.ADDRESS_REFUSED, f"{_shown(url)}: its port is not a number") from None
-    if parts.username or parts.password:
-        raise error(Code.ADDRESS_REFUSED, f"{_shown(url)}: user names in URLs are refused")
-    return parts
-
-
-def _address(parts: SplitResult, shown: str, allow_hosts: Collection[str]) -> tuple[str, int]:
-    """Resolve the host once; every one of its addresses has to be public."""
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise error(Code.INPUT_UNREACHABLE, f"{shown}: the host has no address") from None
-    addresses = [str(entry[4][0]) for entry in found]
-    if f"{host.lower()}:{port}" not in allow_hosts:
-        private = [a for a in addresses if not _public(a)]
-        if private or not addresses:
-            raise error(Code.ADDRESS_REFUSED, f"{shown}: the host's address is not public")
-    return addresses[0], port
-
-
-def _public(text: str) -> bool:
-    """Whether an address is on the public internet, IPv4 in IPv6 looked through."""
-    address = ipaddress.ip_address(text.split("%", 1)[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return _public(str(inner))
-    return address.is_global and not address.is_multicast
+        raise error(
+            Code.INPUT_UNREACHABLE, f"{shown(url)} redirects to what is not a URL", retryable=False
+        ) from None
 
 
 @contextlib.contextmanager
 def _get(
-    parts: SplitResult, shown: str, allow_hosts: Collection[str], deadline: Deadline
+    target: Target, name: str, allow_hosts: Collection[str], cutter: _Cutter
 ) -> Iterator[urllib3.BaseHTTPResponse]:
-    """GET from the address that was checked, under the name that was asked for."""
-    address, port = _address(parts, shown, allow_hosts)
-    limits = urllib3.Timeout(connect=deadline.left(CONNECT_S), read=deadline.left(READ_S))
-    common: dict[str, Any] = {"timeout": limits, "retries": False, "maxsize": 1}
-    pool: urllib3.HTTPConnectionPool
-    if parts.scheme == "https":
-        pool = urllib3.HTTPSConnectionPool(
-            address,
-            port,
-            server_hostname=parts.hostname,
-            assert_hostname=parts.hostname,
-            **common,
-        )
-    else:
-        pool = urllib3.HTTPConnectionPool(address, port, **common)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    """GET from an address that was checked, under the name that was asked for."""
+    connection = _connect(target, resolve(target, name, allow_hosts), cutter)
     try:
-        reply = pool.urlopen(
-            "GET",
-            target,
-            headers={
-                "Host": parts.netloc,
-                "Accept-Encoding": "identity",
-                "User-Agent": "pennyreel",
-            },
-            preload_content=False,
-            redirect=False,
-        )
+        try:
+            connection.request(
+                "GET",
+                target.path,
+                headers={
+                    "Host": target.netloc,
+                    "Accept-Encoding": "identity",
+                    "User-Agent": "pennyreel",
+                },
+                preload_content=False,
+                decode_content=False,
+            )
+            reply = connection.getresponse()
+        except _BROKEN as problem:
+            raise cutter.translate(problem) from None
         try:
             yield reply
         finally:
             reply.close()
-    except (HTTPError, OSError) as problem:
-        raise _unreachable(shown, problem) from None
     finally:
-        pool.close()
+        connection.close()
+
+
+def _connect(target: Target, addresses: list[str], cutter: _Cutter) -> HTTPConnection:
+    """Connect to the first address that takes us."""
+    problem: Exception = OSError()
+    for address in addresses:
+        cutter.check()
+        limit = max(0.01, cutter.deadline.left(CONNECT_S))
+        connection: HTTPConnection = (
+            HTTPSConnection(
+                address,
+                target.port,
+                timeout=limit,
+                server_hostname=target.host,
+                assert_hostname=target.host,
+                cert_reqs="CERT_REQUIRED",
+                ca_certs=DEFAULT_CA_BUNDLE_PATH,
+            )
+            if target.secure
+            else HTTPConnection(address, target.port, timeout=limit)
+        )
+        try:
+            connection.connect()
+            opened: Any = connection.sock
+            opened.settimeout(READ_S)
+            cutter.watch(opened)
+        except _BROKEN as failed:
+            connection.close()
+            problem = failed
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
+    raise cutter.translate(problem) from None
 
 
 def _save(
-    reply: urllib3.BaseHTTPResponse,
-    path: Path,
-    shown: str,
-    most: int,
-    deadline: Deadline,
-    cancel: CancelToken,
+    reply: urllib3.BaseHTTPResponse, path: Path, name: str, most: int, cutter: _Cutter
 ) -> str:
-    announced = int(reply.headers.get("Content-Length") or 0)
-    if announced > most:
-        raise error(
-            Code.INPUT_TOO_LARGE, f"{shown} has {announced} bytes; at most {most} are taken"
-        )
-    digest, size, began = hashlib.sha256(), 0, time.monotonic()
-    try:
-        with path.open("xb") as out:
-            for chunk in reply.stream(CHUNK, decode_content=False):
-                cancel.check()
-                size += len(chunk)
-                if size > most:
-                    raise error(
-                        Code.INPUT_TOO_LARGE, f"{shown} is larger than the {most} bytes allowed"
-                    )
-                if deadline.expired:
-                    raise deadline.error(f"fetching {shown} ({time.monotonic() - began:.0f} s)")
-                digest.update(chunk)
-                out.write(chunk)
-        if announced and size != announced:
-            raise error(
-                Code.INPUT_UNREACHABLE, f"{shown} broke off after {size} of {announced} bytes"
-            )
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return digest.hexdigest()
+    text = reply.headers.get("Content-Length") or ""
+    announced = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+    if announced is not None and announced > most:
+        raise error(Code.INPUT_TOO_LARGE, f"{name} has {announced} bytes; at most {most} are taken")
+    with path.open("xb") as out:
+        try:
+            digest, size = _copy(reply, out, name, most, cutter)
+            if announced is not None and size != announced:
+                raise error(
+                    Code.INPUT_UNREACHABLE, f"{name} broke off after {size} of {announced} bytes"
+                )
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return digest
 
 
-def _unreachable(shown: str, problem: Exception) -> PennyreelError:
-    return error(Code.INPUT_UNREACHABLE, f"{shown} cannot be fetched ({type(problem).__name__})")
+def _copy(
+    reply: urllib3.BaseHTTPResponse, out: BinaryIO, name: str, most: int, cutter: _Cutter
+) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    chunks = reply.stream(CHUNK, decode_content=False)
+    while True:
+        cutter.check()
+        try:
+            chunk = next(chunks, b"")
+        except _BROKEN as problem:
+            raise cutter.translate(problem) from None
+        if not chunk:
+            break
+        size += len(chunk)
+        if size > most:
+            raise error(Code.INPUT_TOO_LARGE, f"{name} is larger than the {most} bytes allowed")
+        digest.update(chunk)
+        out.write(chunk)
+    cutter.check()  # a connection that we cut looks like an end where no length was announced
+    return digest.hexdigest(), size

@@ -6,6 +6,7 @@ Thread-safe: each thread has its own `requests.Session`. No call retries by itse
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import requests
+from urllib3.exceptions import NewConnectionError
 
 from pennyreel_comfy.multipart import FileForm
 from pennyreel_comfy.rejections import rejection
@@ -51,22 +53,27 @@ class ComfyHttp:
 
     def __init__(self, base_url: str, *, headers: Mapping[str, str] | None = None) -> None:
         """Keep the address; nothing is sent."""
-        parts = urlsplit(base_url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts = urlsplit(base_url)
+            right = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            right = False
+        if not right:
             raise error(
                 Code.BAD_REQUEST,
-                f"{base_url!r} is not a ComfyUI address",
+                f"{_plain(base_url)!r} is not a ComfyUI address",
                 hint="Write it like http://127.0.0.1:8188",
             )
-        self.base_url = base_url.rstrip("/")
+        self.base_url = parts._replace(scheme=parts.scheme.lower()).geturl().rstrip("/")
+        self._shown = _plain(self.base_url)
         self._headers = dict(headers or {})
         self._local = threading.local()
-        self._sessions: list[requests.Session] = []
+        self._sessions: weakref.WeakSet[requests.Session] = weakref.WeakSet()
         self._has_jobs: bool | None = None
 
     def close(self) -> None:
         """Close idle connections; further calls open new ones."""
-        for session in self._sessions:
+        for session in list(self._sessions):
             session.close()
 
     @property
@@ -85,7 +92,7 @@ class ComfyHttp:
         if not isinstance(body, dict) or "system" not in body:
             raise error(
                 Code.COMFY_UNAVAILABLE,
-                f"{self.base_url} answers, but is not ComfyUI",
+                f"{self._shown} answers, but is not ComfyUI",
                 hint="Check the address and port.",
                 retryable=False,
             )
@@ -110,21 +117,32 @@ class ComfyHttp:
         if extra_data:
             body["extra_data"] = extra_data
         with self._call("POST", "/prompt", json=body, unsafe=True) as reply:
+            if reply.status_code in {502, 504} or reply.status_code > 504:
+                raise error(  # a proxy's: the server behind it may have taken the job
+                    Code.UNKNOWN_OUTCOME, f"{self._shown}/prompt answers {reply.status_code}"
+                )
+            if reply.status_code not in {200, 400, 413, 500}:
+                raise self._refused(reply, "/prompt")
             if reply.status_code != 200:
                 raise rejection(reply.status_code, _body(reply), graph)
             answer = _body(reply)
         if not isinstance(answer, dict):
-            raise error(Code.UNKNOWN_OUTCOME, f"{self.base_url}/prompt gave an unreadable answer")
+            raise error(Code.UNKNOWN_OUTCOME, f"{self._shown}/prompt gave an unreadable answer")
         return Accepted(str(answer.get("prompt_id", prompt_id)), answer.get("node_errors") or {})
 
     def queue(self) -> Queue:
         """GET /queue."""
         body = self._json("GET", "/queue")
-        ids = {
-            key: tuple(str(item[1]) for item in body.get(key, ()) if len(item) > 1)
-            for key in ("queue_running", "queue_pending")
-        }
-        return Queue(ids["queue_running"], ids["queue_pending"])
+        try:
+            ids = [
+                tuple(str(item[1]) for item in body[key])
+                for key in ("queue_running", "queue_pending")
+            ]
+        except (TypeError, LookupError):
+            raise error(
+                Code.COMFY_UNAVAILABLE, f"{self._shown}/queue gave an unreadable answer"
+            ) from None
+        return Queue(*ids)
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """GET /history/ID: the entry of an ended job, else None."""
@@ -177,10 +195,10 @@ class ComfyHttp:
         ) as reply:
             if reply.status_code == 413:
                 raise error(Code.INPUT_TOO_LARGE, f"ComfyUI refuses {name}: too large to upload")
+            if reply.status_code == 400:
+                raise error(Code.BAD_INPUT, f"ComfyUI refuses the upload of {name}")
             if reply.status_code != 200:
-                raise error(
-                    Code.BAD_INPUT, f"ComfyUI refuses the upload of {name}: {reply.status_code}"
-                )
+                raise self._refused(reply, "/upload/image")
             answer = _body(reply)
         if not isinstance(answer, dict) or "name" not in answer:
             raise error(Code.COMFY_UNAVAILABLE, "ComfyUI gave an unreadable answer to an upload")
@@ -192,11 +210,12 @@ class ComfyHttp:
         """GET /view as a stream of chunks of at most 1 MiB."""
         params = {"filename": filename, "subfolder": subfolder, "type": kind}
         with self._call("GET", "/view", params=params, stream=True) as reply:
-            if reply.status_code != 200:
+            if reply.status_code == 404:
                 raise error(
-                    Code.OUTPUT_MISSING,
-                    f"ComfyUI says it made {filename}, but /view answers {reply.status_code}",
+                    Code.OUTPUT_MISSING, f"ComfyUI says it made {filename}, but /view has it not"
                 )
+            if reply.status_code != 200:
+                raise self._refused(reply, "/view")
             try:
                 yield reply.iter_content(CHUNK)
             except requests.RequestException as problem:
@@ -206,13 +225,17 @@ class ComfyHttp:
         with self._call(method, path, **options) as reply:
             if reply.status_code == 404:
                 return {}
-            if reply.status_code in {401, 403}:
-                raise error(Code.UNAUTHORIZED, f"{self.base_url}{path} answers {reply.status_code}")
-            if not reply.ok:
-                raise error(
-                    Code.COMFY_UNAVAILABLE, f"{self.base_url}{path} answers {reply.status_code}"
-                )
+            if reply.status_code != 200:
+                raise self._refused(reply, path)
             return _body(reply)
+
+    def _refused(self, reply: requests.Response, path: str) -> PennyreelError:
+        """Tell what a status means that is not about the request's content."""
+        refused = reply.status_code in {401, 403}
+        return error(
+            Code.UNAUTHORIZED if refused else Code.COMFY_UNAVAILABLE,
+            f"{self._shown}{path} answers {reply.status_code}",
+        )
 
     @contextmanager
     def _call(
@@ -241,7 +264,7 @@ class ComfyHttp:
         except requests.RequestException as problem:
             if unsafe and not _never_sent(problem):
                 raise error(
-                    Code.UNKNOWN_OUTCOME, f"{self.base_url}{path} was sent, no answer came"
+                    Code.UNKNOWN_OUTCOME, f"{self._shown}{path} was sent, no answer came"
                 ) from None
             raise self._unavailable(problem) from None
         with reply:
@@ -251,7 +274,7 @@ class ComfyHttp:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
-            self._sessions.append(session)
+            self._sessions.add(session)
             # Environment proxies and .netrc would send a local job elsewhere.
             session.trust_env = urlsplit(self.base_url).hostname not in {
                 "127.0.0.1",
@@ -262,12 +285,21 @@ class ComfyHttp:
 
     def _unavailable(self, problem: Exception) -> PennyreelError:
         kind = type(problem).__name__
-        return error(Code.COMFY_UNAVAILABLE, f"no ComfyUI answers at {self.base_url} ({kind})")
+        return error(Code.COMFY_UNAVAILABLE, f"no ComfyUI answers at {self._shown} ({kind})")
 
 
 def _never_sent(problem: requests.RequestException) -> bool:
     """Whether the connection was refused, so that no byte of the request left."""
-    return isinstance(problem, requests.ConnectionError) and "NewConnectionError" in repr(problem)
+    if isinstance(problem, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)):
+        return True
+    inner = problem.args[0] if problem.args else None
+    return isinstance(getattr(inner, "reason", inner), NewConnectionError)
+
+
+def _plain(url: str) -> str:
+    """Return an address without a user's name and password."""
+    head, at, tail = url.rpartition("@")
+    return f"{head.partition('://')[0]}://{tail}" if at else url
 
 
 def _is_job_404(reply: requests.Response) -> bool:

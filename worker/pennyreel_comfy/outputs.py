@@ -7,6 +7,7 @@ node packs invent keys, and the stock worker's users lose their videos by a list
 from __future__ import annotations
 
 import mimetypes
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -110,7 +111,8 @@ def collect(
         if nodes is not None and node not in nodes:
             continue
         if isinstance(item, str):
-            texts.append(OutputText(node, f"node-{node}-{key}-{len(texts)}.txt", item))
+            name = plain_name(f"node-{re.sub(r'[/:]', '_', node)}-{key}-{len(texts)}.txt")
+            texts.append(OutputText(node, name, item))
             continue
         made = _file(node, item)
         place = (made.type, made.subfolder, made.filename)
@@ -121,11 +123,11 @@ def collect(
     if kinds is not None:
         files = [f for f in files if f.kind in kinds]
         texts = texts if "text" in kinds else []
-    return _unique(files), texts
+    return _named(files, texts)
 
 
 def _entries(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any] | str]]:
-    for node, by_key in (entry.get("outputs") or {}).items():
+    for node, by_key in _mapping(entry.get("outputs")).items():
         if not isinstance(by_key, dict):
             continue
         for key, items in by_key.items():
@@ -133,6 +135,10 @@ def _entries(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, dict[str, Any
                 is_text = isinstance(item, str) and key in {"text", "string", "texts"}
                 if is_text or (isinstance(item, dict) and isinstance(item.get("filename"), str)):
                     yield str(node), str(key), item
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _file(node: str, item: dict[str, Any]) -> OutputFile:
@@ -153,22 +159,29 @@ def plain_name(filename: str) -> str:
     """Return a name without any folder, safe on every system."""
     last = PureWindowsPath(filename).name
     kept = "".join(c if c.isprintable() and c not in '<>:"/\\|?*' else "_" for c in last)
-    return kept.strip(" .")[-200:] or "output"
+    kept = kept.strip(" .").encode()[-200:].decode(errors="ignore").strip(" .")
+    return kept or "output"
 
 
-def _unique(files: list[OutputFile]) -> list[OutputFile]:
-    """Give files of the same name in different folders a number."""
+def _named(
+    files: list[OutputFile], texts: list[OutputText]
+) -> tuple[list[OutputFile], list[OutputText]]:
+    """Give each a name of its own: files of the same name in different folders get a number."""
     taken: set[str] = set()
-    unique = []
-    for made in files:
-        name, n = made.name, 1
+
+    def own(plain: str) -> str:
+        name, n = plain, 1
+        stem, dot, suffix = plain.rpartition(".")
         while name.casefold() in taken:
             n += 1
-            stem, dot, suffix = made.name.rpartition(".")
-            name = f"{stem}-{n}.{suffix}" if dot else f"{made.name}-{n}"
+            name = f"{stem}-{n}.{suffix}" if dot else f"{plain}-{n}"
         taken.add(name.casefold())
-        unique.append(replace(made, name=name))
-    return unique
+        return name
+
+    return (
+        [replace(f, name=own(f.name)) for f in files],
+        [replace(t, name=own(t.name)) for t in texts],
+    )
 
 
 def locate(made: OutputFile, folders: Mapping[str, Path]) -> Path:
@@ -180,9 +193,13 @@ def locate(made: OutputFile, folders: Mapping[str, Path]) -> Path:
     if root is None:
         raise error(Code.OUTPUT_MISSING, f"{made.filename}: its folder type {made.type!r} is new")
     root = root.resolve()
-    path = (root / made.subfolder / made.filename).resolve()
+    try:
+        path = (root / made.subfolder / made.filename).resolve()
+        found = path.is_file()
+    except (OSError, ValueError, RuntimeError):  # NUL, too long, a loop of links
+        raise error(Code.OUTPUT_MISSING, f"{made.name} is no file's name") from None
     if not path.is_relative_to(root):
         raise error(Code.OUTPUT_MISSING, f"{made.filename} points outside ComfyUI's folders")
-    if not path.is_file():
+    if not found:
         raise error(Code.OUTPUT_MISSING, f"ComfyUI says it made {made.filename}; it is not there")
     return path

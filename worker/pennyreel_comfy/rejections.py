@@ -20,7 +20,7 @@ _MEMORY = re.compile(r"out ?of ?memory|OutOfMemoryError|can't allocate memory", 
 def rejection(status: int, body: Any, graph: Mapping[str, Any]) -> PennyreelError:
     """Translate a refusal of POST /prompt."""
     if not isinstance(body, dict):
-        if status >= 500:  # what a graph of the wrong shape does to the server
+        if status == 500:  # what a graph of the wrong shape does to the server
             return error(
                 Code.BAD_WORKFLOW,
                 f"ComfyUI could not read this graph at all (it answered {status})",
@@ -30,11 +30,11 @@ def rejection(status: int, body: Any, graph: Mapping[str, Any]) -> PennyreelErro
     outer = body.get("error")
     if isinstance(outer, str):
         outer = {"message": outer}
-    outer = outer or {}
+    outer = _mapping(outer)
     kind = str(outer.get("type", ""))
     if kind == "prompt_no_outputs":
         return error(Code.NO_OUTPUTS, "the graph has no output node, so there is nothing to run")
-    if body.get("node_errors"):
+    if _mapping(body.get("node_errors")):
         findings = node_findings(body["node_errors"], graph)
         return _from_findings(findings)
     message = str(outer.get("message") or "ComfyUI refuses the graph")
@@ -55,10 +55,12 @@ def rejection(status: int, body: Any, graph: Mapping[str, Any]) -> PennyreelErro
 def node_findings(node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List what is wrong: {node, class_type, input, type, message}."""
     found = []
-    for node, entry in node_errors.items():
-        class_type = entry.get("class_type") or graph.get(node, {}).get("class_type", "?")
-        for item in entry.get("errors") or [{}]:
-            extra = item.get("extra_info") or {}
+    for node, raw in _mapping(node_errors).items():
+        entry = _mapping(raw)
+        class_type = entry.get("class_type") or _mapping(graph.get(node)).get("class_type", "?")
+        for one in entry.get("errors") or [{}]:
+            item = _mapping(one)
+            extra = _mapping(item.get("extra_info"))
             kind = str(item.get("type", ""))
             details = str(item.get("details", ""))
             if kind == "exception_during_validation" and extra.get("exception_type") == "KeyError":
@@ -78,6 +80,10 @@ def node_findings(node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> l
                 }
             )
     return found
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def describe(finding: Mapping[str, Any]) -> str:

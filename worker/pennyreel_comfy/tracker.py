@@ -77,7 +77,7 @@ class Tracker:
         return position
 
     def _eta(self, now: float, fraction: float) -> float | None:
-        elapsed, gone = now - (self._began or now), fraction - self._base
+        elapsed, gone = now - (now if self._began is None else self._began), fraction - self._base
         if elapsed < _MIN_ELAPSED_S or gone < _MIN_FRACTION:
             return None
         return round(elapsed * (1.0 - fraction) / gone, 1)

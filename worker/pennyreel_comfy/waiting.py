@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from pennyreel_contract import Code, PennyreelError, error
 
@@ -54,8 +55,9 @@ class CancelToken:
                 return
             self._event.set()
             callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback()
+        with ExitStack() as calls:  # each is called, whatever another one raises
+            for callback in reversed(callbacks):
+                calls.callback(callback)
 
     @property
     def cancelled(self) -> bool:
