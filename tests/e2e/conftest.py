@@ -88,10 +88,22 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> config.Settings:
 
 
 @pytest.fixture(scope="session")
-def stack(comfyui: Installation, settings: config.Settings) -> Iterator[DevStack]:
+def worker_log() -> list[tuple[float, str]]:
+    """What the stack's workers write, with the moment each line came."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def stack(
+    comfyui: Installation, settings: config.Settings, worker_log: list[tuple[float, str]]
+) -> Iterator[DevStack]:
     """The whole serverless path with one warm worker."""
     options = Options(workers_min=1, workers_max=1, comfyui=comfyui.layout.root)
-    with DevStack(settings, options) as running:
+
+    def note(_endpoint: str, _worker: str, line: str) -> None:
+        worker_log.append((time.monotonic(), line))
+
+    with DevStack(settings, options, on_log=note) as running:
         yield running
 
 

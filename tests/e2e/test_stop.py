@@ -75,7 +75,9 @@ def comfyui_of(stack: DevStack) -> ComfyHttp:
     raise AssertionError("the worker has no ComfyUI")
 
 
-def test_a_stop_in_mid_job_reaches_comfyui_and_the_next_job_runs(stack: DevStack) -> None:
+def test_a_stop_in_mid_job_reaches_comfyui_and_the_next_job_runs(
+    stack: DevStack, worker_log: list[tuple[float, str]]
+) -> None:
     platform = Platform(stack)
     assert stack.platform is not None
     first = platform.run(SMALL)
@@ -88,10 +90,12 @@ def test_a_stop_in_mid_job_reaches_comfyui_and_the_next_job_runs(stack: DevStack
     asked = time.monotonic()
     assert platform.call("POST", f"cancel/{job}")["status"] == "CANCELLED"
     eventually(lambda: prompt not in comfy.queue())
-    stopped = time.monotonic() - asked
-    stop_sent = [e for e in stack.platform.logs(_worker(stack)) if "Stopping job." in e]
-    assert stop_sent, "the SDK was told by the platform's stop channel"
-    assert stopped < 2.5, f"ComfyUI worked on for {stopped:.2f} s after /cancel"
+    stopped = time.monotonic()
+    arrived = [t for t, line in worker_log if "Stopping job." in line and job in line]
+    assert len(arrived) == 1, "the SDK was told by the platform's stop channel"
+    # The bounds that the project promises; what is measured is far below them.
+    assert stopped - asked < 2.5, f"{stopped - asked:.2f} s after /cancel"
+    assert stopped - arrived[0] < 1.0, f"{stopped - arrived[0]:.2f} s after the stop's arrival"
     assert platform.status(job) == "CANCELLED"
     entry = comfy.history(prompt)
     assert entry is None or "execution_interrupted" in str(entry["status"]["messages"])
@@ -99,8 +103,3 @@ def test_a_stop_in_mid_job_reaches_comfyui_and_the_next_job_runs(stack: DevStack
     following = platform.run(SMALL)
     eventually(lambda: platform.status(following) == "COMPLETED", 30)
     assert platform.status(job) == "CANCELLED"
-
-
-def _worker(stack: DevStack) -> str:
-    assert stack.platform is not None
-    return next(w.id for w in stack.platform.workers(stack.endpoint) if w.exit_code is None)

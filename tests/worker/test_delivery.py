@@ -104,7 +104,15 @@ def test_what_fits_by_its_files_but_not_by_its_labels_goes_there_too(
     assert bench.good(large).artifacts[0].url
 
 
-def test_a_job_may_bring_its_own_bucket(bench: Bench, s3: S3) -> None:
+def test_a_bucket_at_a_private_address_is_refused_unless_the_operator_allows_it(
+    bench: Bench, s3: S3
+) -> None:
+    given = {"endpointUrl": s3.url, "accessId": "a", "accessSecret": "b", "bucketName": "c"}
+    assert bench.bad(request(), s3Config=given).code == "address_refused"
+
+
+def test_a_job_may_bring_its_own_bucket(make_bench: Callable[..., Bench], s3: S3) -> None:
+    bench = make_bench(PENNYREEL_ALLOW_HOSTS=s3.url.removeprefix("http://"))
     given = {
         "endpointUrl": s3.url, "accessId": "AKIATEST", "accessSecret": SECRET,
         "bucketName": s3.bucket,

@@ -34,16 +34,16 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def processes_with(mark: str) -> list[int]:
-    """Living processes whose environment has this mark: all that a worker has started."""
+def processes_with(*marks: str) -> list[int]:
+    """Living processes with a mark in environment or command line: all that a worker started."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and alive(int(entry.name)):
             try:
-                environment = (entry / "environ").read_bytes()
+                text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes()
             except OSError:
                 continue
-            if mark.encode() in environment:
+            if any(mark.encode() in text for mark in marks):
                 found.append(int(entry.name))
     return found
 
@@ -218,7 +218,8 @@ class ByHand:
             )
 
     def processes(self) -> list[int]:
-        return processes_with(self.mark)
+        # ComfyUI's environment is not the worker's; its command line names the worker's folder.
+        return processes_with(self.mark, str(self.work))
 
 
 @pytest.fixture

@@ -143,7 +143,7 @@ class EventSocket:
                 message = data.decode("utf-8", "replace") if opcode == 1 else bytes(data)
                 try:
                     self._on_event(events.parse(message))
-                except Exception:
+                except Exception:  # noqa: BLE001 - a listener's bug must not end everybody's events
                     _log.exception("a listener failed on an event")
         except (OSError, websocket.WebSocketException):
             return

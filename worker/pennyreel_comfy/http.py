@@ -24,6 +24,7 @@ CONNECT_S = 5.0
 READ_S = 30.0
 UPLOAD_S = 600.0
 CHUNK = 1 << 20
+_MAY_BE_MISSING = ("/history/", "/models/", "/object_info/", "/system_stats")
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class ComfyHttp:
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         with self._call(method, path, **options) as reply:
-            if reply.status_code == 404:
+            if reply.status_code == 404 and path.startswith(_MAY_BE_MISSING):
                 return {}
             if reply.status_code != 200:
                 raise self._refused(reply, path)

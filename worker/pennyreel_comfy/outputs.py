@@ -111,7 +111,8 @@ def collect(
         if nodes is not None and node not in nodes:
             continue
         if isinstance(item, str):
-            name = plain_name(f"node-{re.sub(r'[/:]', '_', node)}-{key}-{len(texts)}.txt")
+            safe = re.sub(r"[^\w-]", "_", f"node-{node}-{key}-{len(texts)}")
+            name = plain_name(f"{safe}.txt")
             texts.append(OutputText(node, name, item))
             continue
         made = _file(node, item)

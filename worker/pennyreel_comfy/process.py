@@ -47,7 +47,7 @@ _held: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
 def _let_go_in_fork() -> None:
     for child in list(_held):
         if child.stdin is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # ValueError: closed already
                 os.close(child.stdin.fileno())
 
 
@@ -205,7 +205,7 @@ class ComfyProcess:
         if child is not None:
             _end(child)
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(STOP_S)
         with self._changed:
             if self._state is not State.NEW:
@@ -261,6 +261,7 @@ class ComfyProcess:
     def _watch(self, child: subprocess.Popen[bytes], log: threading.Thread) -> None:
         """Wait for its end, end what it left behind, and tell everybody why it died."""
         child.wait()
+        _held.discard(child)
         _kill_group(child)  # a grandchild would hold the log's pipe open, and the GPU
         log.join(LOG_S)
         if child.stdin is not None:
@@ -314,6 +315,8 @@ class ComfyProcess:
 
     def _too_slow(self, child: subprocess.Popen[bytes]) -> None:
         with self._changed:
+            if self._child is not child or self._state is not State.STARTING:
+                return
             problem = self._problem = error(
                 Code.COMFY_START_FAILED,
                 f"ComfyUI did not answer within {self._start_s:g} s of its start",

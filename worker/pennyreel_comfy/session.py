@@ -41,6 +41,7 @@ SETTLE_S = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """/history may lag behind the announced end: read it after these pauses, then by `poll_s`."""
 
 CANCEL_S = 10.0
+HEAR_S = 2.0
 
 Listener = Callable[[Event], None]
 
@@ -310,12 +311,23 @@ class Run:
                 self._sleep(min(poll_s, 0.25), deadline, cancel)
                 continue
             if entry is not None:
+                self._hear_out(deadline)
                 return entry
             missing = 0 if known else missing + 1
             if missing > 1:
                 raise self._lost()
             pause = settle.pop(0) if settling else poll_s
             self._sleep(min(pause, 0.1) if missing else pause, deadline, cancel)
+
+    def _hear_out(self, deadline: Deadline) -> None:
+        """Wait for the end's announcement where outputs come over the websocket before it."""
+        classes = {str(node.get("class_type")) for node in self.graph.values()}
+        if "SaveImageWebsocket" not in classes:
+            return
+        limit = time.monotonic() + deadline.left(HEAR_S)
+        with self._changed:
+            while not self.ended and self._session.connected and time.monotonic() < limit:
+                self._changed.wait(limit - time.monotonic())
 
     def _check(self, deadline: Deadline, cancel: CancelToken) -> None:
         if self._problem is not None:
@@ -326,9 +338,12 @@ class Run:
                 Code.CANCELLED, "the job was cancelled", detail={"confirmed_stopped": confirmed}
             )
         if deadline.expired:
-            problem = deadline.error("the job")
-            self.cancel()
-            raise problem
+            seconds = deadline.seconds
+            raise error(
+                Code.TIMEOUT,
+                f"the job took longer than the {seconds:g} s it was given",
+                detail={"confirmed_stopped": self.cancel()},
+            )
 
     def _sleep(self, seconds: float, deadline: Deadline, cancel: CancelToken) -> None:
         """Wait for something to look at, at most `seconds`."""

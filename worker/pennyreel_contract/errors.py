@@ -116,7 +116,9 @@ _TABLE: dict[Code, _Entry] = {
         "failed", False, "Fetch results sooner, or give the worker an S3 bucket (BUCKET_*)."
     ),
     Code.STORAGE_FAILED: _Entry("failed", True, "Check the bucket, its credentials and its room."),
-    Code.CANCELLED: _Entry("cancelled", True, "Submit it again if it is still wanted."),
+    Code.CANCELLED: _Entry(
+        "cancelled", True, "Submit it again only if it is known to have stopped."
+    ),
     Code.EXECUTION_FAILED: _Entry("failed", False, "Correct the node named in the message."),
     Code.OUT_OF_MEMORY: _Entry(
         "failed", False, "Use fewer frames or a smaller size, or a GPU with more memory."

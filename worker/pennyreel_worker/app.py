@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeVar
 
+from pennyreel_comfy.addresses import parse, resolve
 from pennyreel_contract import Code, JobRequest, Result, error
 from pennyreel_worker import delivery, results
 from pennyreel_worker.buckets import Bucket, make_bucket
@@ -186,6 +187,8 @@ class Worker:
             )
         except ValueError as problem:
             raise error(Code.BAD_REQUEST, f"s3Config.endpointUrl {problem}") from None
+        if bucket.endpoint_url is not None:  # a stranger's URL, like any input's
+            resolve(parse(bucket.endpoint_url), "s3Config.endpointUrl", self.settings.allow_hosts)
         with self._lock:
             if bucket not in self._stores:
                 # Keep few: a client is 10 MB, and callers repeat. Others may still be in use.

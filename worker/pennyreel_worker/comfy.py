@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pennyreel_comfy.http import ComfyHttp
-from pennyreel_comfy.install import Installation
+from pennyreel_comfy.install import Installation, child_env
 from pennyreel_comfy.process import CHILD, ComfyProcess, State
 from pennyreel_comfy.session import Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -54,7 +55,7 @@ class Comfy:
         self._installation = installation
         self.process = ComfyProcess(
             self._command,
-            env=installation.env() if installation else None,
+            env=child_env(os.environ),  # graphs are untrusted: no key is in its environment
             cwd=self._work,
             start_s=settings.start_s,
             on_line=_log_line,

@@ -118,7 +118,9 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, began: float) ->
         return await handle(worker, job)
 
     if settings.serve_api and "--rp_serve_api" not in sys.argv:
-        sys.argv += ["--rp_serve_api", "--rp_api_host=0.0.0.0"]  # as the stock image's start.sh
+        # The stock image listens on every interface. The SDK's API asks for no key, so ours stays
+        # on loopback unless the command line says otherwise (--rp_api_host).
+        sys.argv += ["--rp_serve_api"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # now an exception does no harm
     if stop.cancelled:
         return 0

@@ -24,7 +24,7 @@ from pennyreel_comfy.install.events import (
     StageStarted,
 )
 from pennyreel_comfy.install.job import Job, Tools
-from pennyreel_comfy.install.layout import Installation, Layout
+from pennyreel_comfy.install.layout import Installation, Layout, child_env
 from pennyreel_comfy.install.lock import read_lock
 from pennyreel_comfy.install.planning import Plan, Request, make_plan
 from pennyreel_comfy.install.removal import UserFiles, uninstall, user_files
@@ -45,6 +45,7 @@ __all__ = [
     "StageStarted",
     "Tools",
     "UserFiles",
+    "child_env",
     "install",
     "plan",
     "uninstall",
