@@ -104,6 +104,12 @@ class DevStack:
             SetupNeeded: an extra or ComfyUI is not installed, or another stack runs already.
 
         """
+        if sys.platform == "win32":
+            raise error(
+                Code.NOT_CONFIGURED,
+                "the dev stack cannot run on Windows: its workers need POSIX process groups",
+                hint="Run it in WSL, or use `pennyreel comfyui start`.",
+            )
         _check_extras(s3=self._options.s3)
         root = self._options.comfyui or self._settings.comfyui_home
         if Installation.load(root) is None:
@@ -167,10 +173,14 @@ class DevStack:
         }
         self.state_file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.state_file.parent, prefix=".dev-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(body, file)
-        Path(name).replace(self.state_file)
         self._open.callback(self._untell)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(body, file)
+            Path(name).replace(self.state_file)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
 
     def _untell(self) -> None:
         state = config.dev_stack(self._settings.home)
