@@ -14,7 +14,7 @@ test: $(VENV)/.test lint fast $(COMFYUI)/install.json  ## All that must hold, in
 	$(PYTEST) tests -m "real and not long"
 
 fast: $(VENV)/.test
-	$(PYTEST) tests -m "not real and not long"
+	$(PYTEST) tests -m "not real and not long" --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.test $(COMFYUI)/install.json  ## The long proofs, in under 45 minutes.
 	$(PYTEST) tests -m long
