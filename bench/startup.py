@@ -42,7 +42,7 @@ def main() -> int:
     options = parser.parse_args()
     taken: dict[str, list[float]] = {name: [] for name in CASES}
     with tempfile.TemporaryDirectory() as home:
-        env = {**os.environ, "PENNYREEL_HOME": home, "PENNYREEL_CONFIG": f"{home}/none.toml"}
+        env = {**os.environ, "PENNYREEL_HOME": home, "PENNYREEL_CONFIG": os.devnull}
         for turn in range(options.runs + 1):
             for name, (arguments, _) in CASES.items():
                 spent = seconds(arguments, env)

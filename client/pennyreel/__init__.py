@@ -1,4 +1,4 @@
-"""Run ComfyUI workflows where it is cheapest: a ComfyUI by its URL, or RunPod serverless.
+"""Run ComfyUI workflows on this machine, on a ComfyUI by its URL, or on RunPod serverless.
 
     import pennyreel
     result = pennyreel.Client().run("shot.json", set={"3.seed": 7})

@@ -7,19 +7,25 @@ credentials from .netrc and send a local request through a proxy. None of that h
 from __future__ import annotations
 
 import random
+import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
-from urllib3.exceptions import HTTPError, NewConnectionError
+from typing_extensions import Self
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
 
-from pennyreel.config import Secret, is_loopback, key_may_travel
+from pennyreel.config import Secret, is_loopback, key_may_travel, well_formed
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.types import Sink
+from pennyreel_comfy.waiting import CancelToken, Deadline
 
 CONNECT_S = 10.0
 READ_S = 30.0
@@ -29,6 +35,15 @@ TRIES = 4
 MAX_PAUSE_S = 30.0
 
 Pause = Callable[[float], None]
+
+_UNSENT = (
+    requests.ConnectTimeout,
+    requests.exceptions.ProxyError,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidHeader,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
 
 
 class _Bearer(AuthBase):
@@ -48,8 +63,7 @@ class Api:
 
     def __init__(self, base_url: str, key: Secret | None) -> None:
         """Keep both; refuses an address to which a key may not be sent."""
-        parts = urlsplit(base_url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username:
+        if not well_formed(base_url) or urlsplit(base_url).username:
             raise error(
                 Code.NOT_CONFIGURED,
                 "the base URL is not a plain http(s) address",
@@ -58,7 +72,7 @@ class Api:
         if key is not None and not key_may_travel(base_url):
             raise error(
                 Code.NOT_CONFIGURED,
-                f"the API key is not sent to {parts.scheme}://{parts.hostname}: it is not https",
+                f"the API key is not sent to {shown(base_url)}: it is not https",
                 hint="Use an https address, or http on this machine.",
             )
         self.base_url = base_url.rstrip("/")
@@ -86,7 +100,7 @@ class Api:
             data=body,
             headers={"Content-Type": "application/json", "User-Agent": "pennyreel"},
             auth=self._auth,
-            timeout=(CONNECT_S, timeout),
+            timeout=(min(CONNECT_S, timeout), timeout),
             allow_redirects=False,
         )
         if 300 <= reply.status_code < 400:
@@ -114,11 +128,13 @@ class Api:
 
 def never_sent(problem: Exception) -> bool:
     """Whether it is certain that no byte of the request reached the server."""
-    if isinstance(problem, (requests.ConnectTimeout, requests.exceptions.ProxyError)):
+    if isinstance(problem, _UNSENT):
         return True
     inner = problem.args[0] if problem.args else None
     reason = getattr(inner, "reason", inner)
-    return isinstance(problem, requests.ConnectionError) and isinstance(reason, NewConnectionError)
+    return isinstance(problem, requests.ConnectionError) and isinstance(
+        reason, (NewConnectionError, NameResolutionError)
+    )
 
 
 def retry_after(reply: requests.Response) -> float | None:
@@ -145,6 +161,9 @@ def download(
     pause: Pause,
     most: int | None = None,
     plain: bool = False,
+    headers: Mapping[str, str] | None = None,
+    deadline: Deadline | None = None,
+    cancel: CancelToken | None = None,
 ) -> None:
     """GET a file without any credential. Reading is safe, so failures are tried again.
 
@@ -157,63 +176,201 @@ def download(
         pause: waits so many seconds, or raises because the job was cancelled.
         most: bytes taken at most.
         plain: http anywhere will do: the user named this URL.
+        headers: sent to this very address; redirects are not followed then.
+        deadline: of the whole, all tries included.
+        cancel: ends it at once.
 
     Raises:
         BadRequest: `address_refused`.
         JobFailed: `result_expired` for 403, 404, 410; `storage_failed` for the rest.
+        JobTimeout, JobCancelled: it was time.
 
     """
-    for attempt in range(1, TRIES + 1):
-        sink.restart()
-        try:
-            _get(url, sink, local=local, most=most, plain=plain)
-            if (sha256 and sink.sha256 != sha256) or (size is not None and sink.size != size):
-                raise error(
-                    Code.STORAGE_FAILED,
-                    f"{shown(url)} arrived damaged: {sink.size} bytes"
-                    + (f" of {size}" if size is not None else "")
-                    + ", with another sha256 than the worker told",
-                )
+    limit = deadline or Deadline(None)
+    with _Cutter(limit, cancel or CancelToken(), shown(url)) as cutter:
+
+        def once() -> None:
+            sink.restart()
+            with _open(url, cutter, local=local, plain=plain, headers=headers) as reply:
+                _get(url, reply, sink, most)
+            cutter.check()  # a cut looks like an end where no length was announced
+            _compare(url, sink, sha256, size)
+
+        _again(once, cutter, url, pause)
+
+
+def _again(once: Callable[[], None], cutter: _Cutter, url: str, pause: Pause) -> None:
+    """Try until it is done, or has failed often enough."""
+    failure: PennyreelError | None = None
+    for attempt in range(TRIES):
+        if attempt:
+            pause(cutter.deadline.left(backoff(attempt)))
+            cutter.check()
+        failure = _failure(once, cutter, url)
+        if failure is None:
             return
-        except (requests.RequestException, HTTPError) as problem:
-            failure: PennyreelError = error(
-                Code.STORAGE_FAILED, f"{shown(url)} cannot be fetched ({type(problem).__name__})"
-            )
-        except PennyreelError as problem:
-            if problem.code != Code.STORAGE_FAILED.value or not problem.retryable:
-                raise
-            failure = problem
-        if attempt < TRIES:
-            pause(backoff(attempt))
-    raise failure
+    if failure is not None:
+        raise failure
+
+
+def _failure(once: Callable[[], None], cutter: _Cutter, url: str) -> PennyreelError | None:
+    """Try once; return what is worth another try, raise what is not."""
+    try:
+        once()
+    except _BROKEN as problem:
+        cutter.check()
+        return error(
+            Code.STORAGE_FAILED, f"{shown(url)} cannot be fetched ({type(problem).__name__})"
+        )
+    except PennyreelError as problem:
+        if problem.code != Code.STORAGE_FAILED.value or not problem.retryable:
+            raise
+        return problem
+    return None
 
 
 def shown(url: str) -> str:
     """Return a URL without its query and user, where signatures and passwords are."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:300]
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        return "(what is no URL)"
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{port}{parts.path}"[:300]
 
 
-def _get(url: str, sink: Sink, *, local: bool, most: int | None, plain: bool) -> None:
-    with _open(url, local=local, plain=plain) as reply:
-        if reply.status_code in {403, 404, 410}:
-            raise error(
-                Code.RESULT_EXPIRED, f"{shown(url)} answers {reply.status_code}: it has expired"
-            )
-        if reply.status_code != 200:
-            raise error(
-                Code.STORAGE_FAILED,
-                f"{shown(url)} answers {reply.status_code}",
-                retryable=reply.status_code >= 500 or reply.status_code == 429,
-            )
-        for chunk in reply.iter_content(CHUNK):
-            if most is not None and sink.size + len(chunk) > most:
-                raise error(Code.INPUT_TOO_LARGE, f"{shown(url)} has more than {most} bytes")
-            sink.write(chunk)
+class _Cutter:
+    """Cuts a download's connections at the deadline or at a cancellation, whatever they do."""
+
+    def __init__(self, deadline: Deadline, cancel: CancelToken, name: str) -> None:
+        self.deadline = deadline
+        self._cancel, self._name = cancel, name
+        self._socket: Any = None
+        self._timer = threading.Timer(deadline.left(), self._cut)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self.check()
+        if self.deadline.seconds is not None:
+            self._timer.start()
+        self._cancel.on_cancel(self._cut)
+        _here.cutter = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _here.cutter = None
+        self._timer.cancel()
+        self._cancel.forget(self._cut)
+
+    def watch(self, opened: Any) -> None:
+        """Cut this one from now on."""
+        self._socket = opened
+        self.check()
+
+    def check(self) -> None:
+        """Raise JobCancelled or JobTimeout if it is time."""
+        self._cancel.check()
+        if self.deadline.expired:
+            raise self.deadline.error(f"the job, with fetching {self._name},")
+
+    def _cut(self) -> None:
+        opened = self._socket
+        if opened is not None:
+            with suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
+
+
+_here = threading.local()
+
+
+def _watch(opened: Any) -> None:
+    cutter: _Cutter | None = getattr(_here, "cutter", None)
+    if cutter is not None:
+        cutter.watch(opened)
+
+
+class _Plain(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch(self.sock)
+
+
+class _Secure(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch(self.sock)
+
+
+class _PlainPool(HTTPConnectionPool):
+    ConnectionCls = _Plain
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _Secure
+
+
+class _Watched(HTTPAdapter):
+    """Tells the download that runs in this thread of each connection it opens."""
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Make the direct connections' pools."""
+        super().init_poolmanager(*args, **options)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **options: Any) -> Any:
+        """Make a proxy's pools."""
+        manager = super().proxy_manager_for(*args, **options)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+_POOLS = {"http": _PlainPool, "https": _SecurePool}
+_BROKEN = (requests.RequestException, HTTPError, OSError, ValueError)
+"""What a connection, cut or not, can raise; the sink's own failures are PennyreelErrors."""
+
+
+def _compare(url: str, sink: Sink, sha256: str, size: int | None) -> None:
+    if (sha256 and sink.sha256 != sha256) or (size is not None and sink.size != size):
+        raise error(
+            Code.STORAGE_FAILED,
+            f"{shown(url)} arrived damaged: {sink.size} bytes"
+            + (f" of {size}" if size is not None else "")
+            + ", with another sha256 than the worker told",
+        )
+
+
+def _get(url: str, reply: requests.Response, sink: Sink, most: int | None) -> None:
+    if reply.status_code in {403, 404, 410}:
+        raise error(
+            Code.RESULT_EXPIRED,
+            f"{shown(url)} answers {reply.status_code}: it has expired",
+            detail={"status": reply.status_code},
+        )
+    if reply.status_code != 200:
+        raise error(
+            Code.STORAGE_FAILED,
+            f"{shown(url)} answers {reply.status_code}",
+            retryable=reply.status_code >= 500 or reply.status_code == 429,
+            detail={"status": reply.status_code},
+        )
+    for chunk in reply.iter_content(CHUNK):
+        if most is not None and sink.size + len(chunk) > most:
+            raise error(Code.INPUT_TOO_LARGE, f"{shown(url)} has more than {most} bytes")
+        sink.write(chunk)
 
 
 @contextmanager
-def _open(url: str, *, local: bool, plain: bool) -> Iterator[requests.Response]:
+def _open(
+    url: str,
+    cutter: _Cutter,
+    *,
+    local: bool,
+    plain: bool,
+    headers: Mapping[str, str] | None,
+) -> Iterator[requests.Response]:
+    told = {"Accept-Encoding": "identity", "User-Agent": "pennyreel", **(headers or {})}
     for _ in range(MAX_HOPS + 1):
         _check(url, local=local, plain=plain)
         with (
@@ -221,14 +378,14 @@ def _open(url: str, *, local: bool, plain: bool) -> Iterator[requests.Response]:
             session.get(
                 url,
                 auth=_Bearer(None),
-                headers={"Accept-Encoding": "identity", "User-Agent": "pennyreel"},
-                timeout=(CONNECT_S, READ_S),
+                headers=told,
+                timeout=(max(0.01, cutter.deadline.left(CONNECT_S)), READ_S),
                 stream=True,
                 allow_redirects=False,
             ) as reply,
         ):
             target = reply.headers.get("Location")
-            if not (300 <= reply.status_code < 400 and target):
+            if headers is not None or not (300 <= reply.status_code < 400 and target):
                 yield reply
                 return
             url = urljoin(url, target)
@@ -252,6 +409,8 @@ def _check(url: str, *, local: bool, plain: bool) -> None:
 def _session(url: str) -> requests.Session:
     session = requests.Session()
     session.trust_env = not is_loopback(url)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Watched())
     return session
 
 

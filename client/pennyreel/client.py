@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
     from pennyreel.journal import Entry
     from pennyreel.sources import Given
     from pennyreel.workload import Workflow
+    from pennyreel_comfy.waiting import Deadline
 
 OnEvent = Callable[[JobEvent], None]
 
@@ -31,9 +33,11 @@ _STATES = {
     Code.UNKNOWN_OUTCOME.value: "unknown",
 }
 _WAYS = (
-    "Do one of these: `pennyreel comfyui install` and `pennyreel comfyui start` (runs here); set "
-    "PENNYREEL_COMFYUI_URL to a ComfyUI you have; set RUNPOD_API_KEY and RUNPOD_ENDPOINT_ID; "
-    "`pennyreel dev` (an emulated RunPod). `pennyreel doctor` shows what is missing."
+    "do one of these (pennyreel doctor shows what is missing):\n"
+    "- here: pennyreel comfyui install, then pennyreel comfyui start\n"
+    "- a ComfyUI you have: set PENNYREEL_COMFYUI_URL\n"
+    "- RunPod: set RUNPOD_API_KEY and RUNPOD_ENDPOINT_ID\n"
+    "- an emulated RunPod: pennyreel dev"
 )
 
 
@@ -148,7 +152,7 @@ class Client:
         work = workload.build(_order(workflow, options))
         choice = self.choose()
         backend = self.backend(choice.name, choice.target)
-        entry, handle = self._send(backend, work)
+        entry, handle, unwritten = self._send(backend, work, deadline)
         job = Job(
             entry.job_id,
             handle,
@@ -160,6 +164,8 @@ class Client:
         )
         if choice.caution:
             job.note(Warned(choice.caution))
+        if unwritten:
+            job.note(Warned(unwritten))
         return job
 
     def handle(
@@ -221,12 +227,16 @@ class Client:
 
         Raises:
             SetupNeeded: none of them is there.
+            BadRequest: the configured one does not exist.
 
         """
+        from pennyreel.backends import registry  # noqa: PLC0415 - see above
+
         settings = self.settings
         if settings.backend == "comfyui":
             return self._choose_comfyui()
         if settings.backend is not None:
+            registry.check(settings.backend)
             return Choice(settings.backend, None, "it is configured")
         if self.backend("comfyui").health().reachable:
             return Choice("comfyui", None, f"a ComfyUI answers at {settings.comfyui_url}")
@@ -258,8 +268,8 @@ class Client:
             return Choice("comfyui", local, f"the installed ComfyUI runs at {local}")
         return Choice("comfyui", None, "it is configured")
 
-    def _send(self, backend: Backend, work: Work) -> tuple[Entry, Handle]:
-        """Record, send, record."""
+    def _send(self, backend: Backend, work: Work, deadline: Deadline) -> tuple[Entry, Handle, str]:
+        """Record, send, record; the text says what could not be recorded of a job that was sent."""
         from pennyreel.journal import Journal  # noqa: PLC0415 - see above
 
         journal = Journal(self.settings.home / "jobs")
@@ -272,21 +282,29 @@ class Client:
             request_sha256=work.digest(),
         )
         try:
-            handle = backend.submit(work)
+            handle = backend.submit(work, deadline)
         except PennyreelError as problem:
             state = "unknown" if problem.code == Code.UNKNOWN_OUTCOME.value else "refused"
             told = problem.info.detail.get("handle")
-            journal.update(
-                entry,
-                state=state,
-                code=problem.code,
-                handle=told if isinstance(told, str) else None,
-            )
+            with suppress(OSError):  # what went wrong first is what counts
+                journal.update(
+                    entry,
+                    state=state,
+                    code=problem.code,
+                    handle=told if isinstance(told, str) else None,
+                )
             raise
         except BaseException:
-            journal.update(entry, state="unknown")
+            with suppress(OSError):
+                journal.update(entry, state="unknown")
             raise
-        return journal.update(entry, state="submitted", handle=str(handle)), handle
+        try:
+            return journal.update(entry, state="submitted", handle=str(handle)), handle, ""
+        except OSError as problem:
+            # The job is out and will be paid for: it must not look as if it were not.
+            sent = replace(entry, state="submitted", handle=str(handle))
+            lost = f"the job was sent, but cannot be recorded in {journal.folder}"
+            return sent, handle, f"{lost} ({problem.strerror}): keep its handle {handle}"
 
     def _ended(self, entry: Entry | None, outcome: str) -> None:
         from pennyreel.journal import Journal  # noqa: PLC0415 - see above

@@ -12,7 +12,7 @@ import ipaddress
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +129,7 @@ FIELDS: dict[str, Field] = {
     "home": Field("PENNYREEL_HOME", "home", "path", "where pennyreel keeps its things"),
     "backend": Field("PENNYREEL_BACKEND", "backend", "text", "comfyui, runpod, dev; none = choose"),
     "out_dir": Field("PENNYREEL_OUT", "out_dir", "path", "where outputs are saved"),
-    "comfyui_url": Field("PENNYREEL_COMFYUI_URL", "comfyui.url", "text", "a ComfyUI server"),
+    "comfyui_url": Field("PENNYREEL_COMFYUI_URL", "comfyui.url", "url", "a ComfyUI server"),
     "comfyui_auth": Field(
         "PENNYREEL_COMFYUI_AUTH", "comfyui.auth", "secret", "its Authorization header"
     ),
@@ -138,9 +138,9 @@ FIELDS: dict[str, Field] = {
         "RUNPOD_ENDPOINT_ID", "runpod.endpoint", "text", "the serverless endpoint's id"
     ),
     "runpod_base_url": Field(
-        "RUNPOD_ENDPOINT_BASE_URL", "runpod.base_url", "text", "RunPod's job API"
+        "RUNPOD_ENDPOINT_BASE_URL", "runpod.base_url", "url", "RunPod's job API"
     ),
-    "s3_endpoint": Field("PENNYREEL_S3_ENDPOINT", "s3.endpoint", "text", "URL; none = AWS"),
+    "s3_endpoint": Field("PENNYREEL_S3_ENDPOINT", "s3.endpoint", "url", "URL; none = AWS"),
     "s3_bucket": Field("PENNYREEL_S3_BUCKET", "s3.bucket", "text", "bucket for large inputs"),
     "s3_key": Field("PENNYREEL_S3_KEY", "s3.key", "secret", "access key id"),
     "s3_secret": Field("PENNYREEL_S3_SECRET", "s3.secret", "secret", "secret access key"),
@@ -161,7 +161,7 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
     """
     env = os.environ if environ is None else environ
     file = _config_file(env)
-    values: dict[str, Any] = _from_file(file)
+    values: dict[str, Any] = _from_file(file, named=bool(env.get(CONFIG_ENV)))
     for name, field in FIELDS.items():
         if env.get(field.env):
             values[name] = _convert(env[field.env], field.kind, field.env)
@@ -197,6 +197,17 @@ def key_may_travel(url: str) -> bool:
     return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
 
 
+def well_formed(url: str, schemes: Collection[str] = ("http", "https")) -> bool:
+    """Whether a text is a URL that every library reads the same way."""
+    try:
+        parts = urlsplit(url)
+        ported = parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+    spaceless = url.isprintable() and not any(c.isspace() for c in url)
+    return ported and spaceless and parts.scheme in schemes and bool(parts.hostname)
+
+
 def is_loopback(url: str) -> bool:
     """Whether a URL names this very machine."""
     host = urlsplit(url).hostname or ""
@@ -225,11 +236,17 @@ def _config_file(env: Mapping[str, str]) -> Path:
     return Path(platformdirs.user_config_dir("pennyreel", appauthor=False)) / "config.toml"
 
 
-def _from_file(file: Path) -> dict[str, Any]:
+def _from_file(file: Path, *, named: bool) -> dict[str, Any]:
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        if not named:
+            return {}
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{CONFIG_ENV} names {file}, and there is no such file",
+            hint=f"Write it, or unset {CONFIG_ENV}.",
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
         # A parser may quote the line it failed at, and that line may hold a key.
         where = getattr(problem, "lineno", None)
@@ -260,15 +277,40 @@ def _flatten(data: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _convert(value: Any, kind: str, place: str) -> Any:
     if kind == "path" and isinstance(value, (str, os.PathLike)):
         return Path(value).expanduser()
-    if kind == "secret" and isinstance(value, Secret):
-        return value
+    if kind == "secret" and isinstance(value, (str, Secret)):
+        return _secret(value, place)
+    if kind == "url" and isinstance(value, str):
+        return _url(value, place)
     if isinstance(value, str):
-        return Secret(value) if kind == "secret" else value
+        return value
     raise error(
         Code.NOT_CONFIGURED,
         f"{place} must be a text, not {type(value).__name__}",
         hint=f"Write {place} as a text.",
     )
+
+
+def _secret(value: str | Secret, place: str) -> Secret:
+    """Drop the white space around a key; refuse what no header can carry, without quoting it."""
+    text = (value.reveal() if isinstance(value, Secret) else value).strip()
+    if not (text.isascii() and text.isprintable()):
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{place} holds characters that no key has (control characters, or other than ASCII)",
+            hint=f"Copy the key anew into {place}.",
+        )
+    return Secret(text)
+
+
+def _url(value: str, place: str) -> str:
+    text = value.strip()
+    if not well_formed(text):  # not quoted: it may hold a password
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{place} is no http(s) URL",
+            hint=f"Write {place} like {COMFYUI_URL} or https://host.example/path",
+        )
+    return text
 
 
 def _unknown(name: str, known: Mapping[str, Any], where: str) -> Exception:

@@ -10,7 +10,17 @@ from pathlib import Path
 
 from pennyreel import types
 from pennyreel.backends.base import Backend
-from pennyreel.errors import Code, PennyreelError, Unavailable, error
+from pennyreel.errors import (
+    Code,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
+    OutcomeUnknown,
+    PennyreelError,
+    SetupNeeded,
+    Unavailable,
+    error,
+)
 from pennyreel.saving import PartFile
 from pennyreel.types import Artifact, Attempt, Handle, JobEvent, RunResult
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -21,6 +31,8 @@ OnEnd = Callable[[str], None]
 """Told how the job ended: done, or an error's code."""
 
 _TICK_S = 0.5
+_GONE = frozenset({Code.RESULT_EXPIRED.value, Code.OUTPUT_MISSING.value})
+"""A file that failed so is not there any more: fetching it again cannot help."""
 
 
 class Job:
@@ -106,23 +118,23 @@ class Job:
     def cancel(self) -> bool:
         """Stop it; return whether it is known not to run any more.
 
-        A job that is being followed ends with JobCancelled; one that has ended stays as it is.
+        A job that is being followed ends with JobCancelled; one that has ended stays as it is, but
+        is stopped for certain where its end left that open.
         """
         with self._changed:
             thread, ended = self._thread, self._result is not None or self._problem is not None
-        if ended:
-            return True
         if thread is None:
             stopped = self._backend.cancel(self.handle)
             if stopped:
-                self._on_end(Code.CANCELLED.value)
+                self._record(Code.CANCELLED.value)
             return stopped
-        self._cancel.cancel()
-        while thread.is_alive():
-            thread.join(_TICK_S)
-        if isinstance(self._problem, PennyreelError):
-            return self._problem.info.detail.get("confirmed_stopped") is not False
-        return True
+        if not ended:
+            self._cancel.cancel()
+            while thread.is_alive():
+                thread.join(_TICK_S)
+            if isinstance(self._problem, JobCancelled):  # this very attempt
+                return not _may_run(self._problem)
+        return not _may_run(self._problem) or self._backend.cancel(self.handle)
 
     def _follow(self) -> None:
         with self._changed:
@@ -140,17 +152,23 @@ class Job:
         except PennyreelError as failure:
             problem, outcome = failure, failure.code
         except Exception as failure:  # noqa: BLE001 - whatever it is belongs to who waits
-            problem = error(Code.INTERNAL, f"{type(failure).__name__}: {failure}")
+            # Its words may quote what they should not; whoever debugs finds them in the cause.
+            problem = error(Code.INTERNAL, f"unforeseen: {type(failure).__name__}")
             problem.__cause__ = failure
             outcome = problem.code
-        try:
-            self._on_end(outcome)
-        except PennyreelError as failure:
-            self._tell(types.Warned(str(failure)))
+        self._record(outcome)
         with self._changed:
             self._result, self._problem = result, problem
             self._events.append(types.Finished(outcome, problem.info if problem else None))
             self._changed.notify_all()
+
+    def _record(self, outcome: str) -> None:
+        """Have the end written down; a full disk changes nothing about the job."""
+        try:
+            self._on_end(outcome)
+        except (OSError, PennyreelError) as failure:
+            told = getattr(failure, "strerror", None) or failure
+            self._tell(types.Warned(f"the job's end cannot be recorded: {told}"))
 
     def _wait(self) -> Result:
         try:
@@ -194,8 +212,29 @@ class Job:
         )
 
     def _save(self, artifact: RemoteArtifact) -> Artifact:
+        """Fetch one file; whatever hinders that, the job itself is done and paid for."""
+        try:
+            return self._fetch(artifact)
+        except (JobCancelled, JobTimeout, JobFailed, Unavailable) as problem:
+            if problem.code in _GONE:
+                raise
+            again = f"etch it again: pennyreel result '{self.handle}'"
+            code = Code.STORAGE_FAILED
+            if isinstance(problem, (JobCancelled, JobTimeout)):
+                code = Code.TIMEOUT if isinstance(problem, JobTimeout) else Code.CANCELLED
+            # This disk's failures say what to do about them.
+            known = problem.code == code.value and problem.hint != error(code, "").hint
+            raise error(
+                code,
+                f"{problem}; the job is done",
+                retryable=False,
+                hint=f"{problem.hint} Then f{again}" if known else f"F{again}",
+                detail={"handle": str(self.handle), "confirmed_stopped": True},
+            ) from problem
+
+    def _fetch(self, artifact: RemoteArtifact) -> Artifact:
         with PartFile(self._out_dir, artifact.name, check=self._cancel.check) as part:
-            self._backend.fetch(self.handle, artifact, part, self._cancel)
+            self._backend.fetch(self.handle, artifact, part, self._cancel, self._deadline)
             # A backend that cannot know size and sha256 beforehand says 0 and "".
             known = bool(artifact.sha256)
             path = part.commit(sha256=artifact.sha256, size=artifact.bytes if known else None)
@@ -215,8 +254,18 @@ class Job:
                 self._clock.started()
             if isinstance(event, types.Progressed):
                 event = self._never_back(event)
+                if event.preview is not None:
+                    self._forget_preview()
             self._events.append(event)
             self._changed.notify_all()
+
+    def _forget_preview(self) -> None:
+        """Drop the last picture: only the newest is kept, or a long job would fill the memory."""
+        for number in range(len(self._events) - 1, -1, -1):
+            old = self._events[number]
+            if isinstance(old, types.Progressed) and old.preview is not None:
+                self._events[number] = replace(old, preview=None)
+                return
 
     def _never_back(self, event: types.Progressed) -> types.Progressed:
         """Keep the promise that percent never falls, whatever a backend says."""
@@ -224,6 +273,17 @@ class Job:
         if last is not None and event.percent < last.percent:
             return replace(event, percent=last.percent)
         return event
+
+
+def _may_run(problem: BaseException | None) -> bool:
+    """Whether a job that ended so, as seen from here, may still run."""
+    if not isinstance(problem, PennyreelError):
+        return problem is not None
+    confirmed = problem.info.detail.get("confirmed_stopped")
+    if isinstance(problem, JobTimeout):
+        return confirmed is not True
+    lost = isinstance(problem, (OutcomeUnknown, SetupNeeded, Unavailable))
+    return lost or confirmed is False or problem.code == Code.INTERNAL.value
 
 
 class _Clock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
@@ -46,15 +47,28 @@ class Journal:
     def intend(
         self, job_id: str, *, attempt_id: str, backend: str, target: str, request_sha256: str
     ) -> Entry:
-        """Write down that a job is about to be sent. It is on disk when this returns."""
+        """Write down that a job is about to be sent. It is on disk when this returns.
+
+        Raises:
+            SetupNeeded: it cannot be written; the job must not be sent.
+
+        """
         entry = Entry(job_id, attempt_id, backend, target, request_sha256, created=_now())
-        self._write(entry)
+        try:
+            self._write(entry)
+        except OSError as problem:
+            raise error(
+                Code.NOT_CONFIGURED,
+                f"the job cannot be recorded in {self.folder} ({problem.strerror}), so it was not "
+                "sent",
+                hint="Free some space there, or name another folder in PENNYREEL_HOME.",
+            ) from None
         return entry
 
     def update(
         self, entry: Entry, *, state: str, handle: str | None = None, code: str | None = None
     ) -> Entry:
-        """Write down what has become of it."""
+        """Write down what has become of it; raises OSError where that cannot be written."""
         changed = replace(
             entry, state=state, handle=handle or entry.handle, code=code, updated=_now()
         )
@@ -74,7 +88,7 @@ class Journal:
 
     def _write(self, entry: Entry) -> None:
         final = self.folder / f"{entry.job_id}.json"
-        temporary = final.with_suffix(f".{os.getpid()}.tmp")
+        temporary = final.with_suffix(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             with temporary.open("w", encoding="utf-8") as file:
@@ -83,15 +97,10 @@ class Journal:
                 os.fsync(file.fileno())
             temporary.replace(final)
             _sync_folder(self.folder)
-        except OSError as problem:
+        except OSError:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise error(
-                Code.NOT_CONFIGURED,
-                f"the job cannot be recorded in {self.folder} ({problem.strerror}), so it was not "
-                "sent",
-                hint="Free some space there, or name another folder in PENNYREEL_HOME.",
-            ) from None
+            raise
 
 
 def _read(path: Path) -> Entry | None:

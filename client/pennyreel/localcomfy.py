@@ -95,14 +95,16 @@ def start(
         if port is None and answers(url):
             return Started(url, None, True, True, time.monotonic() - began)
         server, child = _spawn(root, _port(port), extra)
-        report(f"starting ComfyUI at {server.url}; log: {log_file(root)}")
         try:
+            _write(root / "server.json", json.dumps(asdict(server)))
+            report(f"starting ComfyUI at {server.url}; log: {log_file(root)}")
             _wait(server, child, root, start_s)
         except BaseException:
             _end(server)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(STOP_S)
-            (root / "server.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (root / "server.json").unlink(missing_ok=True)
             raise
         return Started(server.url, server.pid, False, False, time.monotonic() - began)
 
@@ -117,6 +119,16 @@ def stop(root: Path) -> bool:
             _end(server)
         (root / "server.json").unlink(missing_ok=True)
         return server is not None
+
+
+def forget(root: Path) -> None:
+    """Remove what is left of the server's own files. Call it after `stop`, when all else goes."""
+    left = (_lock_file(root), root / "server.json", root / "server.tmp")
+    for path in left:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        root.rmdir()  # only where it is empty
 
 
 def tail(root: Path, lines: int) -> list[str]:
@@ -155,7 +167,11 @@ def process_started(pid: int) -> str | None:
             return None
         return None if fields[0] == "Z" else fields[19]
     asked = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
+        ["ps", "-o", "lstart=", "-p", str(pid)],
+        env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},  # it would speak the caller's language
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return asked.stdout.strip() or None
 
@@ -183,9 +199,7 @@ def _spawn(root: Path, port: int, extra: Sequence[str]) -> tuple[Server, subproc
         log.replace(log.with_suffix(".old.log"))
     with log.open("ab") as out:
         child = _detached(installation.command(port, extra=extra), installation.env(), out.fileno())
-    server = Server(f"http://127.0.0.1:{port}", child.pid, process_started(child.pid) or "")
-    _write(root / "server.json", json.dumps(asdict(server)))
-    return server, child
+    return Server(f"http://127.0.0.1:{port}", child.pid, process_started(child.pid) or ""), child
 
 
 def _detached(argv: list[str], env: dict[str, str], out: int) -> subprocess.Popen[bytes]:
@@ -274,13 +288,17 @@ def _end(server: Server) -> None:
             time.sleep(0.05)
 
 
+def _lock_file(root: Path) -> Path:
+    return root.parent / f".{root.name}.server.lock"
+
+
 @contextlib.contextmanager
 def _exclusive(root: Path) -> Iterator[None]:
     """Let one start or stop at a time. The lock lies beside the folder, which may be removed."""
     from filelock import FileLock, Timeout  # noqa: PLC0415 - only here
 
     root.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(root.parent / f".{root.name}.server.lock", timeout=0)
+    lock = FileLock(_lock_file(root), timeout=0)
     try:
         lock.acquire()
     except Timeout:

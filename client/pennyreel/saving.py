@@ -23,7 +23,7 @@ _DEVICE = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|c
 
 def safe_name(name: str) -> str:
     """Return a plain file name that is harmless on every system, whoever invented `name`."""
-    last = re.split(r"[/\\]", name)[-1]
+    last = re.split(r"[/\\]", name.encode("utf-8", "replace").decode())[-1]
     kept = _ODD.sub("_", last).strip(" .")
     stem, dot, suffix = kept.rpartition(".")
     if not dot or len(suffix) > 20:

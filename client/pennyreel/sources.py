@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from pennyreel.config import well_formed
 from pennyreel.errors import Code, error
 from pennyreel.saving import safe_name
 
@@ -80,16 +81,21 @@ def source(given: Given, *, fallback: str) -> Source:
     """
     if isinstance(given, tuple):
         return Source(safe_name(given[0]), data=bytes(given[1]))
+    fallback = safe_name(fallback)
     if isinstance(given, (bytes, bytearray)):
         return Source(fallback + _ending(bytes(given)), data=bytes(given))
     text = os.fspath(given)
-    scheme = urlsplit(text).scheme.lower() if "://" in text else ""
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
     if scheme in {"http", "https"}:
+        if not well_formed(text):
+            raise error(Code.BAD_INPUT, f"{fallback}: that is no http(s) URL")
         return Source(_url_name(text, fallback), url=text)
     if scheme == "s3":
+        if not well_formed(text, ["s3"]) or not urlsplit(text).path.strip("/"):
+            raise error(Code.BAD_INPUT, f"{fallback}: that is not like s3://bucket/key")
         return Source(_url_name(text, fallback), s3=text)
     if scheme:
-        raise error(Code.BAD_INPUT, f"inputs are paths, http(s) or s3 URLs, not {scheme}://")
+        raise error(Code.BAD_INPUT, f"inputs are paths, http(s) or s3 URLs, not {scheme[:20]}://")
     path = Path(text).expanduser()
     if not path.is_file():
         raise error(Code.BAD_INPUT, f"there is no file {text}")

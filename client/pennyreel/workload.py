@@ -8,17 +8,18 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from pydantic import JsonValue, ValidationError
 
 from pennyreel import _http, sources
 from pennyreel.backends.base import Work
-from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.config import well_formed
+from pennyreel.errors import Code, JobTimeout, PennyreelError, error
 from pennyreel.sources import Given, Source
 from pennyreel_comfy import graph as graphs
 from pennyreel_comfy import templates
 from pennyreel_comfy.templates import Template
+from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import ModelNeed, Outputs, new_attempt_id
 
 Workflow: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any]"
@@ -55,7 +56,7 @@ def build(order: Order, *, attempt_id: str | None = None) -> Work:
 
     """
     named: dict[str, Source] = {}
-    loaded = _load(order.workflow)
+    loaded = _load(order.workflow, Deadline(order.timeout_s))
     models: tuple[ModelNeed, ...] = ()
     seed = order.seed
     if isinstance(loaded, Template):
@@ -121,13 +122,15 @@ def _work(
     return work
 
 
-def _load(workflow: Workflow) -> Template | Mapping[str, Any] | bytes:
+def _load(workflow: Workflow, deadline: Deadline) -> Template | Mapping[str, Any] | bytes:
     """Read a path, a URL or a dict; a name without .json that is no file is a template's."""
     if isinstance(workflow, Mapping):
         return workflow
     text = os.fspath(workflow)
-    if urlsplit(text).scheme in {"http", "https"}:
-        return _fetch(text)
+    if text.lower().startswith(("http://", "https://")):
+        if not well_formed(text):
+            raise error(Code.BAD_WORKFLOW, "the workflow's address is no http(s) URL")
+        return _fetch(text, deadline)
     path = Path(text).expanduser()
     if path.is_file():
         try:
@@ -145,10 +148,20 @@ def _load(workflow: Workflow) -> Template | Mapping[str, Any] | bytes:
     return templates.load(text)
 
 
-def _fetch(url: str) -> bytes:
+def _fetch(url: str, deadline: Deadline) -> bytes:
     sink = _Memory()
     try:
-        _http.download(url, sink, local=True, plain=True, pause=time.sleep, most=MAX_WORKFLOW_BYTES)
+        _http.download(
+            url,
+            sink,
+            local=True,
+            plain=True,
+            pause=time.sleep,
+            most=MAX_WORKFLOW_BYTES,
+            deadline=deadline,
+        )
+    except JobTimeout:
+        raise
     except PennyreelError as problem:
         raise error(
             Code.BAD_WORKFLOW, f"the workflow cannot be fetched: {problem}", hint="Check the URL."

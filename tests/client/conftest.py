@@ -26,7 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("PENNYREEL_HOME", str(folder))
-    monkeypatch.setenv("PENNYREEL_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("PENNYREEL_CONFIG", os.devnull)
     monkeypatch.setenv("PENNYREEL_OUT", str(tmp_path / "out"))
     monkeypatch.setenv("PENNYREEL_COMFYUI_URL", f"http://127.0.0.1:{free_port()}")
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,15 @@ import pytest
 
 from client.support import GRAPH, KEY, Reply, Request, Script, Scripted, until
 from fakes.comfyui import FakeComfy
-from pennyreel import BadRequest, Client, OutcomeUnknown, SetupNeeded, localcomfy
+from pennyreel import (
+    BadRequest,
+    Client,
+    JobTimeout,
+    OutcomeUnknown,
+    SetupNeeded,
+    Warned,
+    localcomfy,
+)
 from pennyreel.journal import Journal
 from pennyreel_emulators.runpod import RunPodPlatform
 
@@ -179,3 +187,70 @@ def test_a_caller_s_names_are_checked() -> None:
         Client(comfy_url="x")
     with pytest.raises(BadRequest):
         Client().handle("nonsense")
+
+
+def full_after_the_intent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the disk be full from the second write on."""
+    real, written = Journal._write, []
+
+    def write(self: Journal, entry: Any) -> None:
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(entry)
+        real(self, entry)
+
+    monkeypatch.setattr(Journal, "_write", write)
+
+
+def test_a_job_that_was_sent_and_cannot_be_recorded_is_still_handed_over(
+    scripted: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = scripted(lambda _: Reply(body={"id": "job-1", "status": "FAILED", "error": "x"}))
+    runpod_at(server, monkeypatch)
+    full_after_the_intent(monkeypatch)
+    with Client(backend="runpod") as client:
+        job = client.submit(GRAPH)
+        told = [e.text for e in job.events() if isinstance(e, Warned)]
+    assert job.handle.remote_id == "job-1"
+    assert "was sent" in told[0]
+    assert str(job.handle) in told[0]
+    assert "the job's end cannot be recorded: No space left" in told[1]
+    assert len(server.seen("/run")) == 1
+
+
+def test_a_full_disk_does_not_replace_what_went_wrong_first(
+    scripted: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runpod_at(scripted(lambda _: None), monkeypatch)
+    full_after_the_intent(monkeypatch)
+    with Client(backend="runpod") as client, pytest.raises(OutcomeUnknown):
+        client.submit(GRAPH)
+
+
+def test_a_job_that_cannot_be_recorded_beforehand_is_not_sent(
+    scripted: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = scripted(lambda _: Reply(body={"id": "job-1"}))
+    runpod_at(server, monkeypatch)
+
+    def write(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "_write", write)
+    with Client(backend="runpod") as client, pytest.raises(SetupNeeded, match="not sent"):
+        client.submit(GRAPH)
+    assert not server.requests
+
+
+def test_a_job_whose_time_is_up_before_it_is_sent_is_not_sent(
+    scripted: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = scripted(lambda _: Reply(429))
+    runpod_at(server, monkeypatch)
+    with Client(backend="runpod") as client:
+        with pytest.raises(JobTimeout, match="nothing was sent"):
+            client.submit(GRAPH, timeout_s=1e-6)
+        assert not server.requests
+        with pytest.raises(JobTimeout, match="nothing was sent"):
+            client.submit(GRAPH, timeout_s=0.2)
+    assert 1 <= len(server.requests) <= 4

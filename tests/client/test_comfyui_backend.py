@@ -17,6 +17,7 @@ from pennyreel import (
     BadRequest,
     Client,
     Finished,
+    Handle,
     JobCancelled,
     JobFailed,
     JobTimeout,
@@ -30,6 +31,9 @@ from pennyreel import (
 )
 from pennyreel.backends.comfyui import ComfyBackend, prompt_id_of
 from pennyreel.config import load
+from pennyreel.saving import PartFile
+from pennyreel_comfy.waiting import CancelToken
+from pennyreel_contract import Artifact
 
 
 @pytest.fixture
@@ -255,3 +259,40 @@ def test_health_tells_versions_and_devices(client: Client, comfy: FakeComfy) -> 
     assert health.reachable
     assert health.versions["comfyui"] == "0.0-fake"
     assert health.devices[0]["vram_bytes"] == 1 << 30
+
+
+def test_a_file_is_asked_for_again_when_its_transfer_breaks(
+    scripted: Callable[[Script], Scripted], tmp_path: Path
+) -> None:
+    replies = [Reply(503), Reply(body=PNG, cut_at=5), None, Reply(body=PNG)]
+    server = scripted(lambda _: replies.pop(0))
+    made = Artifact(
+        name="a.png", kind="image", mime="image/png", bytes=0, sha256="",
+        url=f"{server.url}/view?filename=a%26b.png&subfolder=x&type=output",
+    )  # fmt: skip
+    handle = Handle("comfyui", server.url, "1", "a" * 32)
+    backend = ComfyBackend(server.url, headers={"Authorization": "Basic x"})
+    with PartFile(tmp_path, "a.png") as part:
+        backend.fetch(handle, made, part, CancelToken())
+        assert part.commit().read_bytes() == PNG
+    assert {r.path for r in server.requests} == {"/view?filename=a%26b.png&subfolder=x&type=output"}
+    assert {r.headers["Authorization"] for r in server.requests} == {"Basic x"}
+    replies.append(Reply(404))
+    with PartFile(tmp_path, "a.png") as part, pytest.raises(JobFailed) as caught:
+        backend.fetch(handle, made, part, CancelToken())
+    assert caught.value.code == "output_missing"
+    replies.append(Reply(403))
+    with PartFile(tmp_path, "a.png") as part, pytest.raises(SetupNeeded, match="403"):
+        backend.fetch(handle, made, part, CancelToken())
+
+
+def test_what_nobody_follows_is_forgotten_in_the_end(
+    client: Client, comfy: FakeComfy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pennyreel.backends.comfyui.MAX_UNFOLLOWED", 2)
+    jobs = [client.submit(GRAPH) for _ in range(5)]
+    backend: Any = client.backend("comfyui")
+    assert len(backend._jobs) == len(backend._session._runs) == 2
+    for job in jobs:
+        assert job.result().paths
+    assert not backend._jobs

@@ -19,8 +19,8 @@ def write(tmp_path: Path, text: str) -> dict[str, str]:
 
 
 def test_the_nearest_word_wins(tmp_path: Path) -> None:
+    assert config.load(write(tmp_path, "")).comfyui_url == COMFYUI_URL
     env = write(tmp_path, '[comfyui]\nurl = "http://file"\n')
-    assert config.load({"PENNYREEL_CONFIG": str(tmp_path / "none")}).comfyui_url == COMFYUI_URL
     assert config.load(env).comfyui_url == "http://file"
     env["PENNYREEL_COMFYUI_URL"] = "http://env"
     assert config.load(env).comfyui_url == "http://env"
@@ -34,8 +34,9 @@ def test_each_setting_can_be_set_in_the_environment_and_in_the_file(
     field = FIELDS[name]
     section, _, key = field.toml.rpartition(".")
     head = f"[{section}]\n" if section else ""
-    by_file = config.load(write(tmp_path, f'{head}{key} = "/some/value"\n'))
-    by_env = config.load({"PENNYREEL_CONFIG": "/nowhere", field.env: "/some/value"})
+    value = "https://some.example/value" if field.kind == "url" else "/some/value"
+    by_file = config.load(write(tmp_path, f'{head}{key} = "{value}"\n'))
+    by_env = config.load({**write(tmp_path, ""), field.env: value})
     assert getattr(by_file, name) == getattr(by_env, name)
     assert getattr(by_file, name) not in (None, getattr(config.load({}), name))
 
@@ -45,6 +46,11 @@ def test_the_file_names_what_it_does_not_know(tmp_path: Path) -> None:
         config.load(write(tmp_path, '[runpod]\nendpiont = "x"\n'))
     assert "runpod.endpiont" in str(caught.value)
     assert "runpod.endpoint" in caught.value.hint
+
+
+def test_a_file_that_was_named_and_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SetupNeeded, match="PENNYREEL_CONFIG"):
+        config.load({"PENNYREEL_CONFIG": str(tmp_path / "none.toml")})
 
 
 def test_a_broken_file_is_named_and_not_quoted(tmp_path: Path) -> None:
@@ -104,3 +110,24 @@ def test_a_dev_stack_is_read_leniently(tmp_path: Path) -> None:
 )
 def test_a_key_travels_by_https_or_stays_here(url: str, may: bool) -> None:
     assert config.key_may_travel(url) is may
+
+
+def test_a_key_loses_the_white_space_around_it_and_holds_nothing_odd(tmp_path: Path) -> None:
+    settings = config.load({"RUNPOD_API_KEY": " rpa_x\n"}, comfyui_auth=Secret("Basic abc\n"))
+    assert settings.runpod_api_key == Secret("rpa_x")
+    assert settings.comfyui_auth == Secret("Basic abc")
+    for odd in ("rpa_SECRET\nX", "rpa_SECRET\x00", "rpa_SECR\u00c9T"):
+        with pytest.raises(SetupNeeded, match="RUNPOD_API_KEY") as caught:
+            config.load({"RUNPOD_API_KEY": odd})
+        assert "SECR" not in str(caught.value.info)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://h:abc", "http://h:99999", "http://a b/SECRET", "h:80", "http://"]
+)
+def test_an_address_that_is_no_url_is_named_and_not_quoted(url: str) -> None:
+    for name in ("comfyui_url", "runpod_base_url", "s3_endpoint"):
+        field = FIELDS[name]
+        with pytest.raises(SetupNeeded, match=field.env) as caught:
+            config.load({field.env: url})
+        assert url not in str(caught.value)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from client.support import Reply, Request, Script, Scripted
-from pennyreel import BadRequest, JobFailed, PennyreelError
-from pennyreel._http import download, shown
+from pennyreel import BadRequest, JobCancelled, JobFailed, JobTimeout, PennyreelError
+from pennyreel._http import download, never_sent, shown
 from pennyreel.saving import PartFile
+from pennyreel_comfy.waiting import CancelToken, Deadline
 
 Servers = Callable[[Script], Scripted]
 DATA = bytes(range(256)) * 20_000
@@ -108,3 +113,51 @@ def test_more_than_was_allowed_is_not_taken(scripted: Servers, tmp_path: Path) -
 
 def test_an_address_is_shown_without_what_is_secret_in_it() -> None:
     assert shown("https://user:pw@host/a/b?X-Amz-Signature=1#f") == "https://host/a/b"
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """The address of a server whose answer never ends and never pauses for long."""
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            opened, _ = server.accept()
+            with opened:
+                opened.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                try:
+                    while not ended.wait(0.02):
+                        opened.sendall(b"x")
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        ended.set()
+        thread.join(10)
+
+
+def test_a_deadline_cuts_a_download_that_drips(dripping: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(JobTimeout):
+        get(dripping, tmp_path, deadline=Deadline(0.3))
+    assert time.monotonic() - began < 5
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cancel_cuts_a_download_that_drips(dripping: str, tmp_path: Path) -> None:
+    cancel, began = CancelToken(), time.monotonic()
+    timer = threading.Timer(0.2, cancel.cancel)
+    timer.start()
+    with pytest.raises(JobCancelled):
+        get(dripping, tmp_path, cancel=cancel)
+    timer.join()
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("url", ["http://[::1/", "nowhere", "ftp://x/", "http://no.such.invalid/"])
+def test_what_never_left_this_machine_is_known(url: str) -> None:
+    with pytest.raises(requests.RequestException) as caught:
+        requests.get(url, timeout=5)
+    assert never_sent(caught.value)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,3 +168,25 @@ def test_the_commands_do_the_same(
     code, printed = call("uninstall", "--yes", "--json")
     assert json.loads(printed)["removed"] is True
     assert not root.exists()
+    assert not list(root.parent.glob(".*"))
+
+
+def test_a_server_that_cannot_be_written_down_is_not_left_running(
+    root: Path, nowhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawned = []
+    real = localcomfy._spawn
+
+    def spawn(*args: Any) -> Any:
+        spawned.append(real(*args))
+        return spawned[0]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(localcomfy, "_spawn", spawn)
+    monkeypatch.setattr(localcomfy, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        localcomfy.start(root, url=nowhere)
+    assert spawned[0][1].poll() is not None
+    assert localcomfy.running(root) is None

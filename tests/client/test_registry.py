@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from client.support import GRAPH
-from pennyreel import Client, Handle, Health, JobFailed, OutcomeUnknown, Progressed, SetupNeeded
+from pennyreel import (
+    Client,
+    Handle,
+    Health,
+    JobFailed,
+    OutcomeUnknown,
+    PennyreelError,
+    Progressed,
+    SetupNeeded,
+)
 from pennyreel.backends import registry
 from pennyreel_contract import Artifact, Code, Result, error
 
@@ -24,27 +33,35 @@ class Elsewhere:
     target = "there"
     sha256 = hashlib.sha256(DATA).hexdigest()
     problem: Exception | None = None
+    unfetchable: Exception | None = None
+    cancels = 0
 
     @classmethod
     def open(cls, settings: object, target: str | None = None) -> Elsewhere:  # noqa: ARG003
         return cls()
 
-    def submit(self, work: Any) -> Handle:
+    def submit(self, work: Any, deadline: Any) -> Handle:
         return Handle(self.name, self.target, "1", work.attempt_id)
 
     def follow(self, handle: Handle, *, on_event: Any, deadline: Any, cancel: Any) -> Result:
-        on_event(Progressed(50.0, "executing"))
+        on_event(Progressed(10.0, "executing", preview="data:old"))
+        on_event(Progressed(50.0, "executing", preview="data:new"))
         on_event(Progressed(20.0, "executing"))
         if self.problem:
             raise self.problem
         made = Artifact(name="x.bin", kind="file", mime="x/y", bytes=14, sha256=self.sha256)
         return Result(attempt_id=handle.attempt_id, artifacts=(made,))
 
-    def fetch(self, handle: Handle, artifact: Artifact, sink: Any, cancel: Any) -> None:
+    def fetch(
+        self, handle: Handle, artifact: Artifact, sink: Any, cancel: Any, deadline: Any
+    ) -> None:
+        if self.unfetchable:
+            raise self.unfetchable
         sink.restart()
         sink.write(DATA)
 
     def cancel(self, handle: Handle) -> bool:
+        type(self).cancels += 1
         return True
 
     def health(self) -> Health:
@@ -79,7 +96,7 @@ def test_it_is_named_and_runs_jobs(out: Path) -> None:
         events: list[Any] = []
         result = client.run(GRAPH, on_event=events.append)
         assert result.paths[0].read_bytes() == DATA
-        assert [e.percent for e in events if isinstance(e, Progressed)] == [50.0, 50.0]
+        assert [e.percent for e in events if isinstance(e, Progressed)] == [10.0, 50.0, 50.0]
 
 
 def test_one_that_does_not_load_is_named() -> None:
@@ -109,6 +126,66 @@ def test_a_bug_in_a_backend_ends_the_job_and_does_not_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Elsewhere, "problem", ZeroDivisionError("oops"))
-    with pytest.raises(JobFailed, match="ZeroDivisionError: oops") as caught:
+    with pytest.raises(JobFailed, match="ZeroDivisionError") as caught:
         Client(backend="elsewhere").run(GRAPH)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_only_the_newest_picture_is_kept() -> None:
+    with Client(backend="elsewhere") as client:
+        job = client.submit(GRAPH)
+        job.result()
+        kept = [e.preview for e in job.events() if isinstance(e, Progressed)]
+    assert kept == [None, "data:new", None]
+
+
+@pytest.mark.parametrize(
+    ("problem", "asks"),
+    [
+        (error(Code.UNKNOWN_OUTCOME, "x"), True),
+        (error(Code.COMFY_UNAVAILABLE, "x"), True),
+        (error(Code.UNAUTHORIZED, "x"), True),
+        (ZeroDivisionError("x"), True),
+        (error(Code.TIMEOUT, "x"), True),
+        (error(Code.TIMEOUT, "x", detail={"confirmed_stopped": False}), True),
+        (error(Code.CANCELLED, "x", detail={"confirmed_stopped": False}), True),
+        (error(Code.TIMEOUT, "x", detail={"confirmed_stopped": True}), False),
+        (error(Code.CANCELLED, "x"), False),
+        (error(Code.EXECUTION_FAILED, "x"), False),
+        (None, False),
+    ],
+)
+def test_a_cancel_asks_wherever_the_end_is_not_certain(
+    problem: Exception | None, asks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Elsewhere, "problem", problem)
+    monkeypatch.setattr(Elsewhere, "cancels", 0)
+    with Client(backend="elsewhere") as client:
+        job = client.submit(GRAPH)
+        list(job.events())
+        assert job.cancel()
+    assert Elsewhere.cancels == int(asks)
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (error(Code.COMFY_UNAVAILABLE, "gone"), "storage_failed"),
+        (error(Code.STORAGE_FAILED, "gone"), "storage_failed"),
+        (error(Code.TIMEOUT, "gone"), "timeout"),
+        (error(Code.RESULT_EXPIRED, "gone"), "result_expired"),
+    ],
+)
+def test_a_file_that_cannot_be_fetched_does_not_ask_for_another_run(
+    problem: PennyreelError, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Elsewhere, "unfetchable", problem)
+    with Client(backend="elsewhere") as client:
+        job = client.submit(GRAPH)
+        with pytest.raises(PennyreelError) as caught:
+            job.result()
+        assert job.cancel()
+    assert caught.value.code == code
+    assert not caught.value.retryable
+    if code != "result_expired":
+        assert f"etch it again: pennyreel result '{job.handle}'" in caught.value.hint

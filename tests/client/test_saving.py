@@ -130,3 +130,7 @@ def test_any_name_becomes_one_plain_short_name(name: str) -> None:
     assert not set(safe) & set('/\\\x00\n:*?"<>|')
     assert safe.strip(" .") == safe
     assert safe_name(safe) == safe
+
+
+def test_half_a_character_is_no_reason_to_fail() -> None:
+    assert safe_name("\ud800.png") == "_.png"

@@ -152,3 +152,31 @@ def test_the_digest_tells_requests_apart_and_ignores_the_attempt() -> None:
     one, same, other = make(GRAPH), make(GRAPH), make(GRAPH, seed=8)
     assert one.attempt_id != same.attempt_id
     assert one.digest() == same.digest() != other.digest()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://exa mple/x.png?sig=SECRET", "http://[::1/SECRET", "https://h:abc/SECRET", "s3://SECRET",
+        "s3://SECRET/", "https:///SECRET", "weird://SECRET",
+    ],
+)  # fmt: skip
+def test_an_input_that_is_no_url_is_named_and_not_quoted(given: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        make(LOADING, inputs={"1.image": given})
+    assert caught.value.code == "bad_input"
+    assert "SECRET" not in str(caught.value.info)
+
+
+def test_a_workflow_s_address_that_is_no_url_is_told() -> None:
+    for given in ("http://[::1/SECRET", "http://a b/SECRET", "https://h:abc/SECRET"):
+        with pytest.raises(BadRequest, match="no http") as caught:
+            make(given)
+        assert "SECRET" not in str(caught.value.info)
+
+
+def test_a_node_s_title_makes_a_plain_file_name() -> None:
+    titled = {**LOADING, "1": {**LOADING["1"], "_meta": {"title": "Load/Image"}}}
+    work = make(titled, inputs={"Load/Image.image": b"\x89PNG"})
+    assert "/" not in work.sources[0].name
+    assert work.sources[0].name.endswith(".png")

@@ -22,7 +22,7 @@ from pennyreel_contract import Code, error
 
 ROOT = Path(__file__).parents[2]
 
-HELPLESS = {"--version": "Print the version.", "--lines": "How many lines."}
+HELPLESS: dict[str, str] = {}
 """What options mean that have no help text of their own."""
 
 

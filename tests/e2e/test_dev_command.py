@@ -29,7 +29,7 @@ class Dev:
         self.env = {
             "PATH": os.environ["PATH"],
             "PENNYREEL_HOME": str(home),
-            "PENNYREEL_CONFIG": str(home / "none.toml"),
+            "PENNYREEL_CONFIG": os.devnull,
             "HOME": str(home),
         }
         self.process = subprocess.Popen(

@@ -13,14 +13,19 @@ import requests
 
 from pennyreel import _http
 from pennyreel._http import Api
+from pennyreel.backends.base import unsent
 from pennyreel.config import Secret
 from pennyreel.errors import Code, PennyreelError, error
+from pennyreel_comfy.waiting import Deadline
 
 SUBMIT_TRIES = 5
 MAX_REQUEST_BYTES = 10_000_000
 """Of POST /run. The documentation says 10 MB; this is the smaller reading of MB."""
 
 _CONSOLE = "https://console.runpod.io/serverless"
+
+MIN_ANSWER_S = 5.0
+"""A submit's answer is waited for so long at least: giving up on it makes an unknown outcome."""
 
 Pause = Callable[[float], None]
 
@@ -39,32 +44,39 @@ class RunPodApi:
         self.endpoint = endpoint
         self._pause = pause
 
-    def run(self, body: bytes) -> str:
+    def run(self, body: bytes, deadline: Deadline) -> str:
         """POST /run and return the job's id.
 
         It is sent again only where it is certain that it was not accepted: the connection could
         not be made, or the answer is 429.
 
         Raises:
-            BadRequest, SetupNeeded, Unavailable: it was not accepted.
+            BadRequest, SetupNeeded, Unavailable, JobTimeout: it was not accepted.
             OutcomeUnknown: it may have been.
 
         """
         for attempt in range(1, SUBMIT_TRIES + 1):
             last = attempt == SUBMIT_TRIES
+            unsent(deadline)
             try:
-                reply = self._api.call("POST", f"/{self.endpoint}/run", body=body, timeout=120.0)
+                reply = self._api.call(
+                    "POST",
+                    f"/{self.endpoint}/run",
+                    body=body,
+                    timeout=max(MIN_ANSWER_S, deadline.left(120.0)),
+                )
             except requests.RequestException as problem:
                 if not _http.never_sent(problem):
                     raise self._unknown(f"no answer came ({type(problem).__name__})") from None
                 if last:
                     raise self._down(problem) from None
-                self._pause(_http.backoff(attempt))
+                self._pause(deadline.left(_http.backoff(attempt)))
                 continue
             if reply.status_code != 429 or last:
                 return self._accepted(reply)
             asked = _http.retry_after(reply)
-            self._pause(_http.backoff(attempt) if asked is None else asked + _http.backoff(0))
+            pause = _http.backoff(attempt) if asked is None else asked + _http.backoff(0)
+            self._pause(deadline.left(pause))
         raise AssertionError("the last try returns or raises")
 
     def status(self, job_id: str) -> dict[str, Any]:

@@ -46,6 +46,7 @@ def _fail(status: Mapping[str, Any]) -> NoReturn:
             Code.TIMEOUT,
             f"RunPod ended the job: {said or 'nobody took it in time, or its worker went silent'}",
             hint="Allow more time (--timeout), or look at the endpoint's workers.",
+            detail={"confirmed_stopped": True},
         )
     info = ErrorInfo.decode(status.get("error") or "failed without a reason")
     output = status.get("output")

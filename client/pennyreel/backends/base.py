@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pennyreel.config import Settings
+from pennyreel.errors import Code, error
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, JobEvent, Sink
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -73,11 +75,12 @@ class Backend(Protocol):
 
         """
 
-    def submit(self, work: Work) -> Handle:
+    def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
         """Send the job, once.
 
         Raises:
             BadRequest, SetupNeeded, Unavailable: nothing runs.
+            JobTimeout: the deadline passed before anything was sent.
             OutcomeUnknown: it may run.
 
         """
@@ -95,8 +98,21 @@ class Backend(Protocol):
 
         """
 
-    def fetch(self, handle: Handle, artifact: Artifact, sink: Sink, cancel: CancelToken) -> None:
-        """Stream an artifact's content; `sink.restart()` before each new try."""
+    def fetch(
+        self,
+        handle: Handle,
+        artifact: Artifact,
+        sink: Sink,
+        cancel: CancelToken,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """Stream an artifact's content; `sink.restart()` before each new try.
+
+        Raises:
+            JobCancelled, JobTimeout: at once when it is time, whatever the connection does.
+            Unavailable, JobFailed: it cannot be fetched.
+
+        """
 
     def cancel(self, handle: Handle) -> bool:
         """Stop the job; return whether it is known not to run any more."""
@@ -106,3 +122,24 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let connections go; jobs go on."""
+
+
+def unsent(deadline: Deadline) -> None:
+    """Raise JobTimeout if it is too late to send the job. Call it right before that."""
+    if deadline.expired:
+        raise error(
+            Code.TIMEOUT,
+            f"{deadline.error('preparing the job')}; nothing was sent",
+            detail={"confirmed_stopped": True},
+        )
+
+
+def pause(cancel: CancelToken, seconds: float) -> None:
+    """Wait, or raise JobCancelled as soon as that is so."""
+    woken = threading.Event()
+    cancel.on_cancel(woken.set)
+    try:
+        woken.wait(seconds)
+    finally:
+        cancel.forget(woken.set)
+    cancel.check()

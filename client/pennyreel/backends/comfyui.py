@@ -21,9 +21,9 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from typing_extensions import Self
 
 from pennyreel import _http, _s3
-from pennyreel.backends.base import OnEvent, Work
-from pennyreel.config import S3, Settings, key_may_travel
-from pennyreel.errors import Code, OutcomeUnknown, PennyreelError, error
+from pennyreel.backends.base import OnEvent, Work, pause, unsent
+from pennyreel.config import COMFYUI_URL, S3, Settings, key_may_travel, well_formed
+from pennyreel.errors import Code, JobFailed, OutcomeUnknown, PennyreelError, error
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, Progressed, Queued, Sink, Started, Warned
 from pennyreel_comfy import graph as graphs
@@ -39,6 +39,9 @@ from pennyreel_contract import Artifact, Gpu, Outputs, Result
 FOLDER = "pennyreel"
 MAX_INPUT_BYTES = 2 << 30
 HEALTH_S = 3.0
+MAX_UNFOLLOWED = 200
+"""So many jobs that nobody follows are remembered; older ones are found again by their ids."""
+
 _SOCKET_OUTPUT = "SaveImageWebsocket"
 _SUFFIX = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
@@ -54,6 +57,7 @@ class _Following:
     listen: _Listener | None = None
     submitted_at: float = field(default_factory=time.monotonic)
     adopted: bool = False
+    followed: bool = False
 
 
 class ComfyBackend:
@@ -63,6 +67,12 @@ class ComfyBackend:
 
     def __init__(self, url: str, *, headers: Mapping[str, str] | None = None, s3: S3 | None = None):
         """Keep the address; nothing is sent."""
+        if not well_formed(url):
+            raise error(
+                Code.NOT_CONFIGURED,
+                "ComfyUI's address is no http(s) URL",
+                hint=f"Write it like {COMFYUI_URL}",
+            )
         parts = urlsplit(url)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise error(
@@ -92,16 +102,18 @@ class ComfyBackend:
             headers = {"Authorization": settings.comfyui_auth.reveal()}
         return cls(url, headers=headers, s3=settings.s3)
 
-    def submit(self, work: Work) -> Handle:
+    def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
         """Upload the inputs and queue the graph."""
         prompt_id = prompt_id_of(work.attempt_id)
-        names = {s.name: self._upload(s, work.attempt_id) for s in work.sources}
+        limit = deadline or Deadline(None)
+        names = {s.name: self._upload(s, work.attempt_id, limit) for s in work.sources}
         graph = graphs.rename_files(dict(work.graph), names)
         graph = graphs.prefix_outputs(graph, f"{FOLDER}/{work.attempt_id}")
         if work.seed is not None:
             graph, _ = graphs.set_seed(graph, work.seed)
         listener = _Listener(graph, preview=work.preview)
         handle = Handle(self.name, self.target, prompt_id, work.attempt_id)
+        unsent(limit)
         try:
             run = self._session.submit(graph, prompt_id=prompt_id, listener=listener)
         except OutcomeUnknown as problem:
@@ -115,6 +127,7 @@ class ComfyBackend:
             self._jobs[prompt_id] = _Following(
                 run, work.outputs, work.seed, work.metadata, listener
             )
+        self._forget_oldest()
         return handle
 
     def follow(
@@ -122,6 +135,7 @@ class ComfyBackend:
     ) -> Result:
         """Wait for the job's end; its progress comes from the websocket."""
         job = self._job(handle)
+        job.followed = True
         listener = job.listen
         for text in job.run.warnings:
             on_event(Warned(text))
@@ -138,10 +152,11 @@ class ComfyBackend:
 
     def fetch(
         self,
-        handle: Handle,  # noqa: ARG002 - the artifact's URL says it all
+        handle: Handle,
         artifact: Artifact,
         sink: Sink,
         cancel: CancelToken,
+        deadline: Deadline | None = None,
     ) -> None:
         """Stream a file by /view; texts and websocket images come with the result."""
         sink.restart()
@@ -150,10 +165,33 @@ class ComfyBackend:
             return
         query = {k: v[0] for k, v in parse_qs(urlsplit(artifact.url or "").query).items()}
         name, folder = query.get("filename", ""), query.get("subfolder", "")
-        with self.http.view(name, folder, query.get("type", "output")) as chunks:
-            for chunk in chunks:
-                cancel.check()
-                sink.write(chunk)
+        place = {"filename": name, "subfolder": folder, "type": query.get("type", "output")}
+        try:
+            _http.download(
+                f"{self.target}/view?{urlencode(place)}",
+                sink,
+                local=True,
+                plain=True,
+                headers=self.http.headers,
+                pause=lambda seconds: pause(cancel, seconds),
+                deadline=deadline,
+                cancel=cancel,
+            )
+        except JobFailed as problem:
+            status = problem.info.detail.get("status")
+            if status in {401, 403}:
+                raise error(
+                    Code.UNAUTHORIZED,
+                    f"the ComfyUI at {self.target} refuses to hand over {name} ({status}); the job "
+                    "is done",
+                    hint="Check PENNYREEL_COMFYUI_AUTH. Then fetch it again: "
+                    f"pennyreel result '{handle}'",
+                ) from None
+            if problem.code != Code.RESULT_EXPIRED.value:
+                raise
+            raise error(
+                Code.OUTPUT_MISSING, f"ComfyUI says it made {name}, but /view has it not"
+            ) from None
 
     def cancel(self, handle: Handle) -> bool:
         """Take it out of the queue, or interrupt it if it runs."""
@@ -208,7 +246,18 @@ class ComfyBackend:
         with self._lock:
             return self._jobs.setdefault(handle.remote_id, job)
 
-    def _upload(self, source: Source, attempt_id: str) -> str:
+    def _forget_oldest(self) -> None:
+        """Bound what is kept of jobs that were submitted and never followed."""
+        with self._lock:
+            idle = [(key, job) for key, job in self._jobs.items() if not job.followed]
+            old = idle[: max(0, len(idle) - MAX_UNFOLLOWED)]
+            for key, _ in old:
+                del self._jobs[key]
+        for _, job in old:
+            self._session.drop(job.run)
+
+    def _upload(self, source: Source, attempt_id: str, deadline: Deadline) -> str:
+        unsent(deadline)
         subfolder = f"{FOLDER}/{attempt_id}"
         if source.local:
             with source.open() as content:
@@ -217,7 +266,7 @@ class ComfyBackend:
         if source.s3 is not None:
             url = _s3.presign(_s3.require(self._s3, source.s3), source.s3)
         with tempfile.TemporaryFile() as content:
-            _download_input(url or "", content)
+            _download_input(url or "", content, deadline)
             content.seek(0)
             return self.http.upload(source.name, content, subfolder=subfolder)
 
@@ -357,11 +406,17 @@ def prompt_id_of(attempt_id: str) -> str:
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"pennyreel:{attempt_id}"))
 
 
-def _download_input(url: str, content: IO[bytes]) -> None:
+def _download_input(url: str, content: IO[bytes], deadline: Deadline) -> None:
     """Fetch the user's own URL with the user's own means: any address they name is theirs."""
     try:
         _http.download(
-            url, _Bounded(content), local=True, pause=time.sleep, most=MAX_INPUT_BYTES, plain=True
+            url,
+            _Bounded(content),
+            local=True,
+            pause=time.sleep,
+            most=MAX_INPUT_BYTES,
+            plain=True,
+            deadline=deadline,
         )
     except PennyreelError as problem:
         if problem.code in {Code.RESULT_EXPIRED.value, Code.STORAGE_FAILED.value}:

@@ -26,6 +26,18 @@ def names() -> list[str]:
     return sorted({*BUILTIN, *(point.name for point in entry_points(group=GROUP))})
 
 
+def check(name: str) -> None:
+    """Raise BadRequest where no backend has this name."""
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        raise error(
+            Code.BAD_REQUEST,
+            f"there is no backend {name!r}",
+            hint=f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known)}",
+        )
+
+
 def open_backend(name: str, settings: Settings, target: str | None = None) -> Backend:
     """Return the backend called `name`.
 
@@ -39,15 +51,8 @@ def open_backend(name: str, settings: Settings, target: str | None = None) -> Ba
         module, _, cls = BUILTIN[name].partition(":")
         found = getattr(importlib.import_module(module), cls)
         return found.open(settings, target)
-    points = entry_points(group=GROUP, name=name)
-    if not points:
-        near = difflib.get_close_matches(name, names(), 1)
-        raise error(
-            Code.BAD_REQUEST,
-            f"there is no backend {name!r}",
-            hint=f"Did you mean {near[0]}?" if near else f"There are: {', '.join(names())}",
-        )
-    point = next(iter(points))
+    check(name)
+    point = next(iter(entry_points(group=GROUP, name=name)))
     try:
         found = point.load()
     except Exception as problem:

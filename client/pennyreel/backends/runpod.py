@@ -17,12 +17,13 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
+from pydantic import ValidationError
 from typing_extensions import Self
 
 from pennyreel import _http, _s3
 from pennyreel.backends import _runpod_results as results
 from pennyreel.backends._runpod_api import MAX_REQUEST_BYTES, JobGone, Pause, RunPodApi
-from pennyreel.backends.base import OnEvent, Work
+from pennyreel.backends.base import OnEvent, Work, pause
 from pennyreel.config import RUNPOD_URL, S3, Secret, Settings, dev_stack, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.sources import Source
@@ -76,7 +77,7 @@ class RunPodBackend:
     def open(cls, settings: Settings, target: str | None = None) -> Self:
         """Build for the configured endpoint, or for another of the same account."""
         endpoint = target or settings.runpod_endpoint
-        if settings.runpod_api_key is None:
+        if not settings.runpod_api_key:
             raise error(
                 Code.NOT_CONFIGURED,
                 "no RunPod API key is set",
@@ -95,10 +96,10 @@ class RunPodBackend:
             s3=settings.s3,
         )
 
-    def submit(self, work: Work) -> Handle:
+    def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
         """Measure the request, upload what is too large for it, and POST it once."""
         body = self._body(work)
-        job_id = self._api.run(body)
+        job_id = self._api.run(body, deadline or Deadline(None))
         return Handle(self.name, self.target, job_id, work.attempt_id)
 
     def follow(
@@ -113,6 +114,7 @@ class RunPodBackend:
         artifact: Artifact,
         sink: Sink,
         cancel: CancelToken,
+        deadline: Deadline | None = None,
     ) -> None:
         """Decode what came with the result, or GET its URL without any credential."""
         if artifact.data is not None:
@@ -130,7 +132,9 @@ class RunPodBackend:
             sha256=artifact.sha256,
             size=artifact.bytes or None,
             local=self._local,
-            pause=lambda seconds: _pause(cancel, seconds),
+            pause=lambda seconds: pause(cancel, seconds),
+            deadline=deadline,
+            cancel=cancel,
         )
 
     def cancel(self, handle: Handle) -> bool:
@@ -162,13 +166,15 @@ class RunPodBackend:
                 seen = self._api.status(job_id) if told else self._api.cancel(job_id)
                 if told and seen.get("status") in FINAL:
                     return seen
-                told = True
-                continue
+                if not told:
+                    told = True
+                    continue
             except JobGone:
                 return {}
             except (requests.RequestException, PennyreelError):
                 told = False
             time.sleep(min(pause, limit.left()))
+            pause = min(POLL_S[1], pause * 1.3)
         return None
 
     def look(self, job_id: str) -> dict[str, Any]:
@@ -205,10 +211,7 @@ class RunPodBackend:
     def _upload_large(self, work: Work) -> dict[str, str]:
         """Move the largest inputs to the bucket until the rest fits; return name -> URL."""
         placeholders = tuple(
-            InputFile(name=s.name, url=s.url, s3=s.s3)
-            if not s.local
-            else InputFile(name=s.name, data="")
-            for s in work.sources
+            InputFile(name=s.name, data="") if s.local else _remote(s) for s in work.sources
         )
         left = {s.name: s for s in work.sources if s.local}
         bare = len(_encode(work, placeholders))
@@ -414,9 +417,18 @@ def _input(source: Source, uploaded: Mapping[str, str]) -> InputFile:
     if source.name in uploaded:
         return InputFile(name=source.name, url=uploaded[source.name])
     if not source.local:
-        return InputFile(name=source.name, url=source.url, s3=source.s3)
+        return _remote(source)
     with source.open() as content:
         return InputFile(name=source.name, data=base64.b64encode(content.read()).decode())
+
+
+def _remote(source: Source) -> InputFile:
+    try:
+        return InputFile(name=source.name, url=source.url, s3=source.s3)
+    except ValidationError as problem:  # its words may quote a signed URL
+        told = problem.errors(include_input=False, include_context=False)[0]
+        why = told["msg"].removeprefix("Value error, ") if source.s3 else "its URL is not accepted"
+        raise error(Code.BAD_INPUT, f"input {source.name}: {why}") from None
 
 
 def _base64_size(source: Source) -> int:
@@ -434,16 +446,6 @@ def _decode(artifact: Artifact, sink: Sink) -> None:
             sink.write(base64.b64decode(text[start : start + step], validate=True))
     except (binascii.Error, ValueError):
         raise error(Code.STORAGE_FAILED, f"{artifact.name} arrived as unreadable base64") from None
-
-
-def _pause(cancel: CancelToken, seconds: float) -> None:
-    woken = threading.Event()
-    cancel.on_cancel(woken.set)
-    try:
-        woken.wait(seconds)
-    finally:
-        cancel.forget(woken.set)
-    cancel.check()
 
 
 def _counts(raw: object) -> dict[str, int]:

@@ -66,7 +66,12 @@ class LazyGroup(click.Group):
     invoke_without_command=False,
 )
 @click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=lambda *a: _version(*a)
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=lambda *a: _version(*a),
+    help="Print the version.",
 )
 def cli() -> None:
     """Run ComfyUI workflows here, on a ComfyUI you have, or on RunPod serverless."""
@@ -100,7 +105,8 @@ def _report(problem: BaseException, args: Sequence[str]) -> int:
     """Say in two lines what is wrong and what to do next; with --json as JSON, too."""
     from pennyreel.errors import Code, ErrorInfo, PennyreelError
 
-    if os.environ.get(DEBUG_ENV):
+    debug = bool(os.environ.get(DEBUG_ENV))
+    if debug:
         import traceback
 
         traceback.print_exception(problem)
@@ -115,14 +121,15 @@ def _report(problem: BaseException, args: Sequence[str]) -> int:
     else:
         info = ErrorInfo.make(
             Code.INTERNAL,
-            f"{type(problem).__name__}: {problem}",
+            # Its words may quote a key or a signed URL.
+            f"{type(problem).__name__}: {problem}" if debug else type(problem).__name__,
             hint=f"set {DEBUG_ENV}=1 for the traceback, and please report it",
         )
     click.echo(f"error[{info.code}]: {info.message}", err=True)
     for line in _log_of(info.detail):
         click.echo(f"  | {line}", err=True)
     if info.hint:
-        click.echo(f"  next: {info.hint}", err=True)
+        click.echo("  next: " + info.hint.replace("\n", "\n        "), err=True)
     _as_json(info.model_dump(mode="json"), args)
     return exit_code(problem)
 

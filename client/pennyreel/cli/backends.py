@@ -19,7 +19,7 @@ def command(as_json: bool) -> None:
         try:
             choice = client.choose()
         except PennyreelError as problem:
-            choice, hint = None, problem.hint
+            choice, why = None, f"{problem}\nnext: {problem.hint}"
         if as_json:
             chosen = None if choice is None else {"backend": choice.name, "why": choice.why}
             echo_json({"backends": [h.to_json() for h in found], "chosen": chosen})
@@ -30,6 +30,6 @@ def command(as_json: bool) -> None:
             if health.hint and not health.reachable:
                 click.echo(f"{'':14}next: {health.hint}")
         if choice is None:
-            say(f"no backend can run a job. {hint}")
+            say(why)
         else:
             click.echo(f"the next job goes to {choice.name}: {choice.why}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,14 +17,37 @@ if TYPE_CHECKING:
     from pennyreel.config import Settings
 
 
+DEVICES = ("auto", "cpu", "cuda", "rocm", "mps")
+SOURCES = ("auto", "release", "horde")
+
+
+def _source(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value not in SOURCES and not Path(value).expanduser().is_dir():
+        raise click.BadParameter(f"{value!r} is none of {', '.join(SOURCES)}, and no folder")
+    return value
+
+
 @click.group("comfyui")
 def command() -> None:
     """Install, start and stop a ComfyUI on this machine."""
 
 
 @command.command()
-@click.option("--source", default="auto", show_default=True, help="auto, release, horde, a folder.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, rocm, mps.")
+@click.option(
+    "--source",
+    default="auto",
+    show_default=True,
+    callback=_source,
+    help="auto, release, horde, a folder.",
+)
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    type=click.Choice(DEVICES),
+    metavar="DEVICE",
+    help="auto, cpu, cuda, rocm, mps.",
+)
 @click.option("--frontend", is_flag=True, help="With ComfyUI's own editor.")
 @click.option("--reinstall", is_flag=True, help="Begin anew; models and custom nodes are kept.")
 @click.option("--no-verify", is_flag=True, help="Do not make a small picture at the end.")
@@ -139,7 +163,14 @@ def status(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("-n", "--lines", default=40, show_default=True, type=click.IntRange(1, 10_000))
+@click.option(
+    "-n",
+    "--lines",
+    default=40,
+    show_default=True,
+    type=click.IntRange(1, 10_000),
+    help="How many lines.",
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
 def logs(lines: int, follow: bool) -> None:
     """Show the end of its log."""
@@ -155,7 +186,8 @@ def logs(lines: int, follow: bool) -> None:
     for line in localcomfy.tail(root, lines):
         click.echo(line)
     if follow:
-        with path.open(encoding="utf-8", errors="replace") as file:
+        # Ctrl-C is how one leaves, not an error.
+        with suppress(KeyboardInterrupt), path.open(encoding="utf-8", errors="replace") as file:
             file.seek(0, 2)
             while True:
                 text = file.read()
@@ -178,6 +210,7 @@ def uninstall(yes: bool, as_json: bool) -> None:
         return
     localcomfy.stop(root)
     removed = installer.uninstall(root)
+    localcomfy.forget(root)
     if as_json:
         echo_json({"removed": removed, "root": str(root)})
     else:
@@ -220,7 +253,21 @@ def _installation(found: Any) -> dict[str, Any]:
 
 @contextmanager
 def install_reporter() -> Iterator[Callable[[Any], None]]:
-    """Show an installation's events: a bar on a terminal, lines elsewhere."""
+    """Show an installation's events; say after Ctrl-C that nothing is lost."""
+    from pennyreel.errors import Code, error
+
+    try:
+        with _installation_view() as report:
+            yield report
+    except KeyboardInterrupt:
+        raise error(
+            Code.CANCELLED, "the installation was interrupted", hint="Run it again: it resumes."
+        ) from None
+
+
+@contextmanager
+def _installation_view() -> Iterator[Callable[[Any], None]]:
+    """Show it as a bar on a terminal, as lines elsewhere."""
     if not sys.stderr.isatty():
         yield _lines
         return

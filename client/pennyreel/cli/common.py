@@ -32,7 +32,8 @@ def output_options(function: _F) -> _F:
         click.option("--json", "as_json", is_flag=True, help="The result as one JSON object."),
         click.option(
             "--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="S",
-            help="Seconds until the job is cancelled, queue included.",
+            help="Seconds until the job is cancelled, queue included. Without it RunPod's "
+            "own limit applies: 10 minutes, unless the endpoint says otherwise.",
         ),
         click.option(
             "-o", "--out", "out_dir", type=click.Path(file_okay=False, path_type=Path),
@@ -167,7 +168,7 @@ def describe(event: Any) -> str:
     parts = [event.node_class or event.stage]
     if event.step is not None and event.steps:
         parts.append(f"step {event.step}/{event.steps}")
-    if event.eta_s is not None:
+    if event.eta_s is not None and event.eta_s >= 1:
         parts.append(f"about {event.eta_s:.0f} s left")
     return ", ".join(parts)
 

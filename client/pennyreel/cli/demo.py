@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,11 +83,23 @@ def _tell(result: RunResult, seconds: dict[str, float]) -> None:
     click.echo("         -> ComfyUI -> S3 (moto's) -> this file. All on this machine; cost: $0.")
     click.echo("")
     for name, value in _stages(result, seconds):
-        click.echo(f"  {name:<34}{value:6.1f} s")
+        click.echo(f"  {name:<36}{value:6.1f} s")
     click.echo("")
     click.echo("This is a test pattern that ComfyUI drew without a model: no prompt was read.")
-    click.echo("Next, run a workflow of your own:  pennyreel run WORKFLOW.json")
-    click.echo("or see what is ready to use:       pennyreel doctor")
+    me = _me()
+    click.echo("Nothing of it runs any more. Next, start ComfyUI and run a workflow of your own:")
+    click.echo(f"  {me} comfyui start")
+    click.echo(f"  {me} run WORKFLOW.json")
+    click.echo("or see what is ready to use:")
+    click.echo(f"  {me} doctor")
+
+
+def _me() -> str:
+    """How this program is called from this shell and folder."""
+    here = Path(sys.executable).with_name("pennyreel")
+    if shutil.which("pennyreel") or not here.is_file():
+        return "pennyreel"
+    return os.path.relpath(here) if here.is_relative_to(Path.cwd()) else str(here)
 
 
 def _stages(result: RunResult, seconds: dict[str, float]) -> list[tuple[str, float]]:

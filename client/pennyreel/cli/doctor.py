@@ -46,14 +46,15 @@ def command(ctx: click.Context, as_json: bool) -> None:
     with Client() as client:
         checks = [*_machine(client.settings), *_comfyui(client), *_runpod(client), *_dev(client)]
         verdict = _verdict(client)
-    ready = verdict.state == "ok"
+    ready = verdict.state != "no"
     if as_json:
         echo_json({"ready": ready, "checks": [asdict(c) for c in [*checks, verdict]]})
     else:
         for check in [*checks, verdict]:
             click.echo(f"{check.state:<5} {check.name:<10} {check.detail}")
             if check.next:
-                click.echo(f"{'':<16} next: {check.next}")
+                told = check.next.replace("\n", f"\n{'':<23}")
+                click.echo(f"{'':<16} next: {told}")
     if not ready:
         ctx.exit(SETUP)
 
@@ -132,8 +133,13 @@ def _verdict(client: Client) -> Check:
     try:
         choice = client.choose()
         health = client.backend(choice.name, choice.target).health()
+        why, hint = f"the next job goes to {choice.name}, and {health.detail}", health.hint
+        if health.reachable:
+            return Check("verdict", "ok", f"the next job goes to {choice.name}: {choice.why}")
     except PennyreelError as problem:
-        return Check("verdict", "no", str(problem), problem.hint)
-    if not health.reachable:
-        return Check("verdict", "no", health.detail, health.hint)
-    return Check("verdict", "ok", f"the next job goes to {choice.name}: {choice.why}")
+        why, hint = str(problem), problem.hint
+    able = [h.backend for h in client.backends() if h.reachable]
+    if not able:
+        return Check("verdict", "no", why, hint)
+    advice = f"pennyreel run WORKFLOW --backend {able[0]}"
+    return Check("verdict", "note", f"{why}; but {able[0]} can run a job", advice)

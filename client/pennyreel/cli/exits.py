@@ -32,6 +32,8 @@ def exit_code(problem: BaseException) -> int:
     """Return the exit code of an exception."""
     from pennyreel import errors
 
+    if isinstance(problem, errors.PennyreelError) and problem.code == errors.Code.INTERNAL.value:
+        return INTERNAL
     table: tuple[tuple[type[BaseException], int], ...] = (
         (KeyboardInterrupt, CANCELLED),
         (errors.JobCancelled, CANCELLED),

@@ -1,0 +1,11 @@
+"""For all tests: what must not depend on who started them."""
+
+from __future__ import annotations
+
+import signal
+
+
+def pytest_configure() -> None:
+    # Whoever runs in a shell's background ignores Ctrl-C, and so would every child of the tests.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
