@@ -13,6 +13,7 @@ from pennyreel_emulators.runpod.events import (
     Event,
     JobExpired,
     JobFinished,
+    JobQueued,
     WorkerReady,
     WorkerStarted,
     WorkerStopped,
@@ -23,6 +24,11 @@ from pennyreel_emulators.runpod.roster import Roster
 from pennyreel_emulators.runpod.store import JobStore
 from pennyreel_emulators.runpod.webhooks import Webhooks
 from pennyreel_emulators.runpod.workers import Demand, Fleet, FleetHooks
+
+_DAY_S = 86_400.0
+# Endpoint-configurations page: without requests for so long, at most so many workers, until
+# somebody raises the number by hand.
+_UNUSED = ((7 * _DAY_S, 0), (3 * _DAY_S, 2))
 
 
 class Endpoint:
@@ -43,6 +49,7 @@ class Endpoint:
         self._tell = emit
         self._webhooks = webhooks
         self._ticks = 0
+        self._used_at = clock()
         self._ticks_per_sweep = max(1, round(1 / platform.tick_s))
         self._ends: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
         self.roster = Roster(clock)
@@ -71,7 +78,11 @@ class Endpoint:
         self.fleet = Fleet(self.id, self.config, self.roster, guardian, hooks)
 
     def configure(self, changes: dict[str, Any]) -> None:
-        """Change settings while running."""
+        """Change settings while running, as by hand: an unused endpoint counts as used."""
+        self._used_at = self._clock()
+        self._reconfigure(changes)
+
+    def _reconfigure(self, changes: dict[str, Any]) -> None:
         self.config = dataclasses.replace(self.config, **changes)
         self.store.config = self.config
         if self.fleet is not None:
@@ -83,8 +94,16 @@ class Endpoint:
         self._ticks += 1
         self.store.sweep(running_only=self._ticks % self._ticks_per_sweep != 0)
         self.polls.tick()
+        self._scale_down_unused()
         if self.fleet is not None:
             self.fleet.tick()
+
+    def _scale_down_unused(self) -> None:
+        unused = self._clock() - self._used_at
+        most = next((workers for age, workers in _UNUSED if unused >= age), None)
+        if most is not None and self.config.workers_max > most:
+            least = min(self.config.workers_min, most)
+            self._reconfigure({"workers_max": most, "workers_min": least})
 
     def worker_polls(self, worker_id: str) -> None:
         """A worker asks for a job; the first time it becomes ready."""
@@ -166,6 +185,8 @@ class Endpoint:
         self._emit(WorkerStopped(self._clock(), self.id, worker_id, code, reason))
 
     def _emit(self, event: Event) -> None:
+        if isinstance(event, JobQueued):
+            self._used_at = self._clock()
         if isinstance(event, JobFinished | JobExpired):
             self._wake(event.job_id)
         if isinstance(event, JobFinished):

@@ -254,3 +254,25 @@ def test_a_worker_that_stops_reporting_loses_its_job(make_bench: Callable[..., B
     shown = bench.client.status(job_id)
     assert (shown["status"], shown["error"]) == ("TIMED_OUT", "worker stopped reporting")
     assert bench.client.health()["workers"]["idle"] == 0
+
+
+def test_an_endpoint_without_requests_is_scaled_down_until_somebody_raises_it(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(workers_max=5, workers_min=3)
+    (endpoint,) = bench.platform._endpoints.values()
+    day = 86_400
+    bench.clock.advance(3 * day - 1)
+    bench.client.run()  # a request counts as use
+    bench.clock.advance(3 * day - 1)
+    assert (endpoint.config.workers_min, endpoint.config.workers_max) == (3, 5)
+    bench.clock.advance(1)
+    until(lambda: (endpoint.config.workers_min, endpoint.config.workers_max) == (2, 2))
+    bench.clock.advance(4 * day)
+    until(lambda: endpoint.config.workers_max == 0)
+    bench.client.run()
+    assert endpoint.config.workers_max == 0
+    bench.platform.configure(endpoint.id, workers_max=5)
+    bench.clock.advance(1)
+    bench.client.run()
+    assert endpoint.config.workers_max == 5
