@@ -6,14 +6,15 @@ import json
 import struct
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+import websocket
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.comfyui import FakeComfy, Prompt, play
+from fakes.waits import eventually
 from pennyreel_comfy import eventsocket
 from pennyreel_comfy.events import (
     Cached,
@@ -153,20 +154,21 @@ def test_a_message_with_big_content_does_not_print_it() -> None:
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {}}}
 
 
-def eventually(check: Callable[[], bool], seconds: float = 10) -> None:
-    limit = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < limit, "never became true"
-        time.sleep(0.005)
-
-
 def test_a_quiet_connection_that_answers_pings_stays_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(eventsocket, "QUIET_S", 0.1)
+    pings: list[object] = []
+    ping = websocket.WebSocket.ping
+
+    def count(self: websocket.WebSocket, *payload: str) -> None:
+        pings.append(self)
+        ping(self, *payload)
+
+    monkeypatch.setattr(websocket.WebSocket, "ping", count)
     with FakeComfy() as fake, Session(ComfyHttp(fake.url)) as session:
         assert session.connect()
-        time.sleep(1.0)
+        eventually(lambda: len(pings) >= 4)
         assert (fake.connections, session.generation) == (1, 0)
 
 

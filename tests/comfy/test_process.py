@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from fakes.waits import eventually
 from pennyreel_comfy import process
 from pennyreel_comfy.process import CHILD, ComfyProcess, State
 from pennyreel_comfy.waiting import Deadline
@@ -37,13 +37,6 @@ def child(how: str, **options: float) -> Iterator[ComfyProcess]:
         yield supervised
     finally:
         supervised.stop()
-
-
-def eventually(check: Callable[[], bool], seconds: float = 15) -> None:
-    limit = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < limit, "never became true"
-        time.sleep(0.01)
 
 
 def alive(pid: int) -> bool:

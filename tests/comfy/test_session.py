@@ -6,13 +6,13 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from fakes.comfyui import FakeComfy, Prompt, play
+from fakes.waits import eventually
 from pennyreel_comfy.events import Event
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.process import free_port
@@ -30,13 +30,6 @@ from pennyreel_contract import (
 
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "a"}}}
 SLOW = {"1": {"class_type": "FakeSleep", "inputs": {"seconds": 60}}}
-
-
-def eventually(check: Callable[[], bool], seconds: float = 10) -> None:
-    limit = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < limit, "never became true"
-        time.sleep(0.005)
 
 
 def outcome(run: Run, seconds: float = 20) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +19,6 @@ from pennyreel_comfy.waiting import Deadline
 
 ROOT = Path(__file__).parents[2]
 TINY = "pennyreel_tiny_sd15.safetensors"
-
-
-def eventually(check: Callable[[], bool], seconds: float = 60) -> None:
-    limit = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < limit, "never became true"
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

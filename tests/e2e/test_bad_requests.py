@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from e2e.conftest import eventually
 from e2e.pixels import decode
 from e2e.test_stop import SMALL, Platform
+from fakes.waits import eventually
 from pennyreel import Client
 from pennyreel.config import Settings
 from pennyreel.devstack import DevStack
@@ -115,15 +115,7 @@ def test_an_input_of_200_mb_travels_by_s3_and_by_url(
 ) -> None:
     """The dev backend puts large inputs into the stack's S3 and passes a presigned URL."""
     picture = tmp_path / "in.bmp"
-    side = 8192
-    size = 54 + side * side * 3
-    header = b"BM" + size.to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
-    header += (40).to_bytes(4, "little") + side.to_bytes(4, "little") * 2
-    header += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
-    with picture.open("wb") as file:
-        file.write(header)
-        for row in range(side):
-            file.write(bytes((row % 256, 80, 160)) * side)
+    _draw(picture, 8192)
     assert picture.stat().st_size > 200_000_000
     scale = {
         "image": ["1", 0],
@@ -179,3 +171,15 @@ def _boto(stack: DevStack) -> Any:
         region_name="us-east-1",
         config=Config(s3={"addressing_style": "path"}),
     )
+
+
+def _draw(picture: Path, side: int) -> None:
+    """Write a square BMP: 3 bytes a pixel, rows of one colour each."""
+    size = 54 + side * side * 3
+    header = b"BM" + size.to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+    header += (40).to_bytes(4, "little") + side.to_bytes(4, "little") * 2
+    header += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+    with picture.open("wb") as file:
+        file.write(header)
+        for row in range(side):
+            file.write(bytes((row % 256, 80, 160)) * side)

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-from e2e.conftest import eventually
 from e2e.pixels import decode
+from fakes.waits import eventually
 from pennyreel_comfy.install import Installation
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]

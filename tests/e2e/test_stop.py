@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from e2e.conftest import eventually
+from fakes.waits import eventually
 from pennyreel.devstack import DevStack
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_contract import new_attempt_id

@@ -121,4 +121,4 @@ class PlatformConfig:
 
     def __post_init__(self) -> None:
         if sys.platform == "win32" and any(e.command for e in self.endpoints.values()):
-            raise NotImplementedError("the fleet needs POSIX process groups; start workers by hand")
+            raise RuntimeError("the fleet needs POSIX process groups; start workers by hand")
