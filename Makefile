@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 COMFYUI := build/comfyui
 PYTEST := PENNYREEL_TEST_COMFYUI=$(CURDIR)/$(COMFYUI) $(BIN)/python -m pytest
 
-.PHONY: demo test fast check lint clean
+.PHONY: demo test fast check lint image-test clean
 
 demo: $(VENV)/.dev  ## Install everything and render a video through the whole path.
 	$(BIN)/pennyreel demo
@@ -17,7 +17,13 @@ fast: $(VENV)/.test
 	$(PYTEST) tests -m "not real and not long" --cov --cov-report=term:skip-covered
 
 check: $(VENV)/.test $(COMFYUI)/install.json  ## The long proofs, in under 45 minutes.
-	$(PYTEST) tests -m long
+	$(PYTEST) tests -m "long and not image"
+	$(MAKE) image-test
+
+image-test: $(VENV)/.test  ## Build the image and have it serve jobs: as root, on Debian. 7 minutes.
+	command -v buildah && command -v debootstrap || { apt-get update && \
+	  apt-get install --yes --no-install-recommends buildah debootstrap; }
+	$(PYTEST) tests/image -m image
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

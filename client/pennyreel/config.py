@@ -79,6 +79,8 @@ class Settings:
     s3_key: Secret | None = None
     s3_secret: Secret | None = None
     s3_region: str | None = None
+    hf_token: Secret | None = None
+    civitai_token: Secret | None = None
     config_file: Path | None = None
 
     @property
@@ -145,6 +147,8 @@ FIELDS: dict[str, Field] = {
     "s3_key": Field("PENNYREEL_S3_KEY", "s3.key", "secret", "access key id"),
     "s3_secret": Field("PENNYREEL_S3_SECRET", "s3.secret", "secret", "secret access key"),
     "s3_region": Field("PENNYREEL_S3_REGION", "s3.region", "text", "region"),
+    "hf_token": Field("HF_TOKEN", "models.hf_token", "secret", "Hugging Face's token"),
+    "civitai_token": Field("CIVITAI_API_KEY", "models.civitai_token", "secret", "Civitai's key"),
 }
 
 

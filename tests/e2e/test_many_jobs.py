@@ -1,4 +1,4 @@
-"""200 jobs that return at once, at 16 slots of one worker, by the true SDK loop.
+"""200 jobs that return at once, to one worker, by the true SDK loop.
 
 ComfyUI is a fake here: what is proven is the order of our posts. (With the SDK's own
 progress_update, a quarter of such jobs ended with IN_PROGRESS as their last post.)
@@ -22,7 +22,7 @@ from pennyreel_emulators.runpod import EndpointConfig, PlatformConfig, RunPodPla
 FAKE = Path(__file__).parents[1] / "fakes" / "comfyui.py"
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
 JOBS = 200
-SLOTS = 16
+CLIENTS = 16
 
 
 @pytest.fixture
@@ -32,7 +32,6 @@ def platform(tmp_path: Path) -> Iterator[RunPodPlatform]:
         env={
             "PATH": os.environ["PATH"],
             "PENNYREEL_COMFYUI_COMMAND": json.dumps([sys.executable, str(FAKE)]),
-            "PENNYREEL_CONCURRENCY": str(SLOTS),
             "PENNYREEL_WORK_DIR": str(tmp_path),
         },
         inherit_environment=False,
@@ -56,7 +55,7 @@ def test_every_last_post_is_final_and_percentages_never_fall(platform: RunPodPla
         assert answer["status"] == "COMPLETED", answer
         return str(answer["id"])
 
-    with ThreadPoolExecutor(SLOTS) as pool:
+    with ThreadPoolExecutor(CLIENTS) as pool:
         jobs = list(pool.map(one, range(JOBS)))
     assert len(set(jobs)) == JOBS
     seen = 0

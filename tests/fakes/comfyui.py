@@ -9,6 +9,8 @@ Its nodes: SaveImage writes a small PNG; FakeSleep{seconds}, FakeError, FakeCras
 FakeBig{bytes} do what their names say. FakeStuck{seconds} cannot be interrupted.
 FakeOutput{filename, type, key, filename_prefix} names a file of any kind, FakeText{text} a text,
 FakeNothing is an output node that shows nothing. LoadImage is refused where its file is missing.
+FakeCrash and FakeMemory take `log`, a file to which they add a line each time, and `times`, after
+which they do well; FakePaid{log} is an API node that crashes.
 
 GET /fake tells what was asked of it: prompts, interrupts, requests, and the ids in /history.
 Environment, as a program: FAKE_COMFYUI_START_S delays the first answer.
@@ -22,6 +24,7 @@ import base64
 import json
 import os
 import struct
+import sys
 import threading
 import time
 import uuid
@@ -38,7 +41,7 @@ PNG = base64.b64decode(
 CLASSES = {
     "SaveImage", "LoadImage", "EmptyImage", "KSampler", "ImageScale", "SaveImageWebsocket",
     "FakeSleep", "FakeError", "FakeCrash", "FakeMemory", "FakeBig", "FakeStuck", "FakeOutput",
-    "FakeText", "FakeNothing",
+    "FakeText", "FakeNothing", "FakePaid",
 }  # fmt: skip
 
 Script = Callable[["FakeComfy", "Prompt"], Awaitable[None]]
@@ -85,6 +88,8 @@ class FakeComfy:
         self.requests: list[tuple[str, str]] = []
         self.prompts: list[Prompt] = []
         self.interrupts: list[str | None] = []
+        self.freed: list[dict[str, Any]] = []
+        self.device = "cpu"
         self.connections = 0
         self.answer_prompt: Callable[[dict[str, Any]], web.Response | None] = lambda _: None
         self.refuse_sockets = False
@@ -303,6 +308,7 @@ class FakeComfy:
                 "history": list(self.history),
                 "running": self.running.id if self.running else None,
                 "requests": self.requests,
+                "freed": self.freed,
                 "pid": os.getpid(),
             }
         )
@@ -343,7 +349,8 @@ class FakeComfy:
             self.running.interrupted.set()
         return web.json_response({"cancelled": True})
 
-    async def _free(self, _: web.Request) -> web.Response:
+    async def _free(self, request: web.Request) -> web.Response:
+        self.freed.append(await request.json())
         return web.Response()
 
     async def _upload(self, request: web.Request) -> web.Response:
@@ -363,7 +370,7 @@ class FakeComfy:
 
     async def _stats(self, _: web.Request) -> web.Response:
         system = {"comfyui_version": "0.0-fake", "pytorch_version": "none", "python_version": "3"}
-        device = {"name": "fake", "type": "cpu", "vram_total": 1 << 30}
+        device = {"name": "fake", "type": self.device, "vram_total": 1 << 30}
         return web.json_response({"system": system, "devices": [device]})
 
     async def _models(self, request: web.Request) -> web.Response:
@@ -371,7 +378,24 @@ class FakeComfy:
         return web.json_response(["checkpoints"] if folder is None else ["fake.safetensors"])
 
     async def _object_info(self, _: web.Request) -> web.Response:
-        return web.json_response({name: {} for name in sorted(CLASSES)})
+        found = {name: _described(name) for name in sorted(CLASSES)}
+        root = self.inputs
+        files = [str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()] if root else []
+        upload = [sorted(files), {"image_upload": True}]
+        found["LoadImage"]["input"]["required"] = {"image": upload}
+        return web.json_response(found)
+
+
+def _described(name: str) -> dict[str, Any]:
+    """One class as /object_info tells it: here every node may stand alone, so all are outputs."""
+    return {
+        "name": name,
+        "input": {"required": {}, "optional": {}},
+        "output": ["*"],
+        "output_node": True,
+        "python_module": "nodes" if not name.startswith("Fake") else "custom_nodes.fake",
+        "api_node": name == "FakePaid",
+    }
 
 
 async def play(fake: FakeComfy, prompt: Prompt) -> None:
@@ -397,9 +421,9 @@ async def play(fake: FakeComfy, prompt: Prompt) -> None:
 async def _node(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any]) -> Any:
     kind, inputs = value["class_type"], value.get("inputs", {})
     where = {"prompt_id": prompt.id, "node_id": node, "node_type": kind}
-    if kind == "FakeCrash":
+    if kind in {"FakeCrash", "FakePaid"} and _fails(inputs):
         os._exit(9)
-    if kind in {"FakeError", "FakeMemory"}:
+    if kind == "FakeError" or (kind == "FakeMemory" and _fails(inputs)):
         name = "torch.OutOfMemoryError" if kind == "FakeMemory" else "ValueError"
         return ["execution_error", {**where, "exception_type": name, "exception_message": "boom"}]
     if kind == "FakeSleep":
@@ -417,6 +441,16 @@ async def _node(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any
         return ["execution_interrupted", where]
     await _show(fake, prompt, node, value)
     return None
+
+
+def _fails(inputs: dict[str, Any]) -> bool:
+    """Whether the fault is to happen now; it is written down where a file for that is named."""
+    if "log" not in inputs:
+        return True
+    with Path(inputs["log"]).open("a+", encoding="utf-8") as log:
+        log.write(f"{' '.join(sys.argv)}\n")
+        log.seek(0)
+        return len(log.readlines()) <= int(inputs.get("times", 1 << 30))
 
 
 async def _show(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any]) -> None:
@@ -452,6 +486,7 @@ def main() -> None:
     parser.add_argument("--output-directory", type=Path)
     parser.add_argument("--input-directory", type=Path)
     parser.add_argument("--temp-directory", type=Path)
+    parser.add_argument("--device", default="cpu")
     options, _ = parser.parse_known_args()
     temp = options.temp_directory
     fake = FakeComfy(
@@ -460,6 +495,7 @@ def main() -> None:
         inputs=options.input_directory,
         temp=temp / "temp" if temp else None,
     )
+    fake.device = options.device
     time.sleep(float(os.environ.get("FAKE_COMFYUI_START_S", "0")))
     asyncio.run(fake.serve())
 

@@ -7,6 +7,7 @@ import io
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -180,7 +181,7 @@ def test_the_wheel_is_taken_only_if_it_is_the_pinned_one(tmp_path: Path, honest:
     digest = horde_wheel(tmp_path / "h.whl")
     lock = read_lock()
     pin = lock.comfyui.model_copy(update={"horde_sha256": digest if honest else "0" * 64})
-    lock = type(lock)(pin, lock.torch, lock.requirements, lock.digest)
+    lock = replace(lock, comfyui=pin)
 
     def pip(*arguments: str) -> None:
         target = Path(arguments[arguments.index("--dest") + 1])

@@ -18,9 +18,11 @@ PACKAGES = (
     "pennyreel_worker",
 )
 PROGRAM = """
-from pennyreel_comfy import install, templates
+from pennyreel_comfy import install, models, preflight, templates
 import pennyreel, pennyreel_comfy
 assert "site" in pennyreel_comfy.__file__, pennyreel_comfy.__file__
+assert models.load().select(["all"])
+assert preflight.check({"1": {"class_type": "ADE_LoadAnimateDiffModel", "inputs": {}}}, {})
 print(*(t.name for t in templates.list_templates()))
 print(install.plan(source="horde", device="cpu").comfyui_version)
 """

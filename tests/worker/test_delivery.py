@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import socket
 import threading
@@ -293,7 +294,7 @@ def test_a_store_that_refuses_is_an_error_with_a_hint_and_no_secret(
     caplog.set_level("INFO")
     url = f"http://127.0.0.1:{denying.server_port}"
     bench = make_bench(**s3.env(BUCKET_ENDPOINT_URL=url))
-    problem = bench.bad(request())
+    problem = bench.bad(request(outputs={"delivery": "s3"}))
     assert (problem.code, problem.retryable) == ("storage_failed", False)
     assert code in problem.message
     assert hint in problem.hint
@@ -333,3 +334,14 @@ def test_a_successful_job_logs_neither_url_nor_secret(
     caplog.set_level("INFO")
     s3_bench.good(request())
     quiet("", caplog, capfd)
+
+
+def test_what_the_bucket_does_not_take_comes_inline_where_it_fits(
+    make_bench: Callable[..., Bench], s3: S3, denying: Denying
+) -> None:
+    denying.code = "AccessDenied"
+    url = f"http://127.0.0.1:{denying.server_port}"
+    result = make_bench(**s3.env(BUCKET_ENDPOINT_URL=url)).good(request())
+    (image,) = result.artifacts
+    assert base64.b64decode(image.data or "") == PNG
+    assert "returned inline, since the bucket failed" in " ".join(result.warnings)

@@ -27,7 +27,7 @@ def test_a_small_result_comes_inline(bench: Bench) -> None:
     assert image.sha256 == hashlib.sha256(PNG).hexdigest()
     assert (image.name, image.kind, image.mime) == ("shot_00001_.png", "image", "image/png")
     assert (image.bytes, image.node, image.temp, image.url) == (len(PNG), "9", False, None)
-    assert set(result.timings) == {"prepare", "execute", "deliver", "total"}
+    assert set(result.timings) == {"prepare", "queue", "execute", "deliver", "total"}
     assert result.gpu is not None
     assert (result.gpu.name, result.gpu.type) == ("fake", "cpu")
     assert result.gpu.seconds == result.timings["execute"]
@@ -138,7 +138,10 @@ def test_a_nodes_id_never_becomes_a_path(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("filename", ["../../secret.png", "/etc/passwd"])
-def test_an_output_outside_comfyuis_folders_is_not_read(bench: Bench, filename: str) -> None:
+def test_an_output_outside_comfyuis_folders_is_not_read(
+    make_bench: Callable[..., Bench], filename: str
+) -> None:
+    bench = make_bench(PENNYREEL_ALLOW_NODES="FakeOutput")
     graph = {"1": node("FakeOutput", filename=filename, written=False, filename_prefix="x")}
     assert bench.bad(request(graph)).code == "output_missing"
 
@@ -282,8 +285,8 @@ def test_an_info_request_tells_what_the_worker_is(make_bench: Callable[..., Benc
 def test_a_worker_that_refreshes_says_so_and_takes_one_job_at_a_time(
     make_bench: Callable[..., Bench],
 ) -> None:
-    bench = make_bench(REFRESH_WORKER="True", PENNYREEL_CONCURRENCY="4")
-    assert bench.settings.concurrency == 1
+    bench = make_bench(REFRESH_WORKER="True", PENNYREEL_CONCURRENCY="2")
+    assert bench.settings.hold == 1
     assert bench.run(request())["refresh_worker"] is True
     assert bench.run(request({"1": node("FakeError")}))["refresh_worker"] is True
 
@@ -310,3 +313,33 @@ def test_many_jobs_at_once_never_post_progress_after_their_result(bench: Bench) 
         posts = [body for job, body in bench.posts if job == f"many-{n}"]
         assert "artifacts" in posts[-1]
         assert sum("artifacts" in body for body in posts) == 1
+
+
+def test_a_node_that_reads_paths_is_refused_unless_the_operator_allows_it(
+    bench: Bench, make_bench: Callable[..., Bench]
+) -> None:
+    graph = {"1": node("FakeOutput", filename="/etc/passwd", written=False)}
+    before = len(bench.prompts())
+    problem = bench.bad(request(graph))
+    assert (problem.code, problem.retryable) == ("node_refused", False)
+    assert "node 1 (FakeOutput).filename" in problem.message
+    assert bench.bad(request({"1": node("VHS_LoadVideoPath", video="x")})).code == "node_refused"
+    assert len(bench.prompts()) == before
+    allowing = make_bench(PENNYREEL_ALLOW_NODES="FakeOutput")
+    assert allowing.bad(request(graph)).code == "output_missing"
+
+
+def test_all_that_is_wrong_is_told_at_once_before_comfyui_is_asked(bench: Bench) -> None:
+    graph = {
+        "1": node("SaveImge"),
+        "2": node("LoadImage", image="no.png"),
+        "3": node("KSampler", a=["9", 0]),
+    }
+    before = len(bench.prompts())
+    problem = bench.bad(request(graph))
+    assert problem.code == "unknown_node"
+    assert "SaveImage" in problem.message  # what was meant
+    told = [*problem.detail["findings"], *problem.detail["warnings"]]  # type: ignore[misc,union-attr]
+    places = {(f["node"], f["input"]) for f in told}  # type: ignore[call-overload,index]
+    assert {("1", None), ("2", "image"), ("3", "a")} <= places
+    assert len(bench.prompts()) == before

@@ -70,7 +70,7 @@ def test_comfyui_starts_before_the_sdk_is_imported_and_nothing_is_left(
     assert ran.returncode == 0, told
     assert re.findall(r"AUDIT (\w+)", told) == ["start", "runpod", "boto3"]
     assert "completed successfully" in told
-    assert re.search(r"pennyreel \| info ready in [\d.]+ s \(SDK", told)
+    assert re.search(r"pennyreel \| info taking jobs after [\d.]+ s", told)
     assert "DEBUG" not in told  # the SDK's default, which prints results
     assert env["BUCKET_SECRET_ACCESS_KEY"] not in told
     assert "could not be posted" not in told  # there is no platform to tell
@@ -136,8 +136,8 @@ def session() -> Iterator[requests.Session]:
 
 @pytest.fixture(scope="module")
 def platform() -> Iterator[RunPodPlatform]:
-    """Endpoint `work` with one real worker of many slots; `byhand` without a fleet."""
-    env = {**PASS, "PENNYREEL_COMFYUI_COMMAND": COMMAND, "PENNYREEL_CONCURRENCY": "16"}
+    """Endpoint `work` with one real worker of two slots; `byhand` without a fleet."""
+    env = {**PASS, "PENNYREEL_COMFYUI_COMMAND": COMMAND, "PENNYREEL_CONCURRENCY": "2"}
     config = PlatformConfig(
         endpoints={
             "work": EndpointConfig(command=WORKER, env=env, workers_max=1, idle_timeout_s=600),

@@ -7,6 +7,8 @@ import base64
 import threading
 from typing import Any
 
+import pytest
+
 from pennyreel_comfy.events import Executing, Image, NodeSteps, Started
 from pennyreel_contract import Progress, parse_progress
 from pennyreel_worker.reporting import Reporter, listener
@@ -79,6 +81,73 @@ def test_updates_are_no_more_frequent_than_the_interval() -> None:
     assert 3 <= play(story()) <= 8
 
 
+@pytest.mark.parametrize("interval_s", [0.0, 0.03])
+def test_every_stage_is_told_and_the_last_of_each(interval_s: float) -> None:
+    async def story() -> list[tuple[str, float]]:
+        posts = Posts(0.02)
+        reporter = Reporter(posts, interval_s=interval_s)
+        for stage, percent in (
+            ("preparing", 0), ("preparing", 2), ("preparing", 4),
+            ("executing", 5), ("executing", 50), ("executing", 90),
+            ("delivering", 95),
+        ):  # fmt: skip
+            reporter.stage(stage, percent)
+        while len(posts.bodies) < 3:
+            await asyncio.sleep(0.01)
+        await reporter.close()
+        found = [parse_progress(body) for body in posts.bodies]
+        return [(p.stage, p.percent) for p in found if p is not None]
+
+    assert play(story()) == [("preparing", 4.0), ("executing", 90.0), ("delivering", 95.0)]
+
+
+def test_threads_that_report_at_once_lose_nothing_and_wake_the_loop_seldom() -> None:
+    async def story() -> tuple[list[float], int]:
+        posts = Posts()
+        reporter = Reporter(posts, interval_s=0.2)
+        wakes = 0
+        wake = reporter._loop.call_soon_threadsafe
+
+        def counted(*args: Any) -> Any:
+            nonlocal wakes
+            wakes += 1
+            return wake(*args)
+
+        reporter._loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        threads = [
+            threading.Thread(
+                target=lambda: [reporter.stage("executing", n / 10) for n in range(1000)]
+            )
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        await asyncio.to_thread(lambda: [thread.join() for thread in threads])
+        woken = wakes
+        while posts.percents()[-1:] != [99.9]:
+            await asyncio.sleep(0.01)
+        await reporter.close()
+        return posts.percents(), woken
+
+    percents, wakes = play(story())
+    assert percents == sorted(percents)
+    assert wakes < 50  # of 4000
+
+
+def test_a_thumbnail_is_not_lost_to_a_newer_update_without_one() -> None:
+    async def story() -> list[str | None]:
+        posts = Posts()
+        reporter = Reporter(posts, interval_s=0.0)
+        reporter.offer(Progress(percent=1, stage="executing", preview="data:image/png;base64,AA=="))
+        reporter.offer(Progress(percent=2, stage="executing"))
+        await asyncio.sleep(0.02)
+        await reporter.close()
+        found = [parse_progress(body) for body in posts.bodies]
+        return [p.preview for p in found if p is not None]
+
+    assert play(story()) == ["data:image/png;base64,AA=="]
+
+
 def test_a_post_that_fails_does_not_fail_the_job() -> None:
     async def refuse(_: dict[str, Any]) -> None:
         raise OSError("no")
@@ -134,3 +203,38 @@ def test_previews_are_sent_on_request_and_when_small() -> None:
         listen(Image("image/jpeg", bytes(size), "p", "1"))
         listen(NodeSteps("p", "1", 5, 10))
         assert reporter.offered[-1].preview is None
+
+
+def test_thumbnails_are_few_of_known_formats_and_no_results() -> None:
+    graph = {**GRAPH, "9": {"class_type": "SaveImageWebsocket", "inputs": {}}}
+    for image in (
+        Image("text/html", b"<script>", "p", "1"),
+        Image("image/png", b"a result", "p", "9"),
+    ):
+        reporter = Heard()
+        listen = listener(reporter, graph, previews=True)
+        listen(image)
+        listen(NodeSteps("p", "1", 5, 10))
+        assert reporter.offered[-1].preview is None
+    reporter = Heard()
+    listen = listener(reporter, graph, previews=True)
+    for step in range(10):
+        listen(Image("image/jpeg", b"jpeg", "p", "1"))
+        listen(NodeSteps("p", "1", step, 10))
+    assert len([p for p in reporter.offered if p.preview]) == 1
+
+
+def test_the_listener_tells_when_the_gpu_is_free_and_the_client_when_the_job_is_done() -> None:
+    reporter = Heard()
+    listen = listener(reporter, GRAPH, previews=False, expected_s=100.0, deliver_s=20.0)
+    assert listen.remaining_s() == 100.0
+    listen(Started("p"))
+    listen(Executing("p", "1"))
+    left = listen.remaining_s()
+    assert left is not None
+    assert 99.0 < left <= 100.0
+    assert reporter.offered[-1].eta_s is not None
+    assert 119.0 <= reporter.offered[-1].eta_s <= 120.0
+    listen(Executing("p", None))
+    assert listen.remaining_s() == 0.0
+    assert [t.node for t in listen.nodes()] == ["1"]

@@ -17,14 +17,35 @@ SOURCE = Path(module.__file__ or "").read_text("utf-8")
 DOC = Path(__file__).parents[2] / "docs" / "worker.md"
 KEYS = {"BUCKET_ACCESS_KEY_ID": "AKIA", "BUCKET_SECRET_ACCESS_KEY": "hidden-secret"}
 NAMES = set(
-    re.findall(r'"((?:PENNYREEL|BUCKET|COMFY|RUNPOD|WEBSOCKET|REFRESH|SERVE)_[A-Z0-9_]+)"', SOURCE)
+    re.findall(
+        r'"((?:PENNYREEL|BUCKET|COMFY|RUNPOD|WEBSOCKET|REFRESH|SERVE|HF|CIVITAI|CUDA)_[A-Z0-9_]+)"',
+        SOURCE,
+    )
 )
 
 GOOD: list[tuple[dict[str, str], str, Any]] = [
     ({"PENNYREEL_COMFYUI_ROOT": "/opt/c"}, "comfy_root", Path("/opt/c")),
     ({"PENNYREEL_COMFYUI_COMMAND": '["a", "b"]'}, "comfy_command", ("a", "b")),
     ({"PENNYREEL_WORK_DIR": "/w"}, "work_dir", Path("/w")),
-    ({"PENNYREEL_CONCURRENCY": "3"}, "concurrency", 3),
+    ({"PENNYREEL_COMFYUI_OPTIONS": '["--fast"]'}, "comfy_options", ("--fast",)),
+    ({"PENNYREEL_CONCURRENCY": "1"}, "hold", 1),
+    ({"PENNYREEL_LEAD_S": "0"}, "lead_s", 0.0),
+    ({"PENNYREEL_STALL_S": "5"}, "stall_s", 5.0),
+    ({"PENNYREEL_DRAIN_S": "0"}, "drain_s", 0.0),
+    ({"PENNYREEL_LEAST_FREE_BYTES": "0"}, "least_free_bytes", 0),
+    ({"PENNYREEL_ALLOW_NODES": "A, B"}, "allow_nodes", frozenset({"A", "B"})),
+    ({"PENNYREEL_MODEL_ROOTS": "/a:/b"}, "model_roots", (Path("/a"), Path("/b"))),
+    ({"PENNYREEL_MODEL_DIR": "/m"}, "model_dir", Path("/m")),
+    ({"PENNYREEL_MODEL_HOSTS": "Example.com"}, "model_hosts", frozenset({"example.com"})),
+    ({"PENNYREEL_MODEL_MAX_BYTES": "7"}, "model_max_bytes", 7),
+    ({"PENNYREEL_MODEL_DISK_BYTES": "7"}, "model_disk_bytes", 7),
+    ({"HF_TOKEN": "t"}, "hf_token", "t"),
+    ({"CIVITAI_API_KEY": "t"}, "civitai_token", "t"),
+    ({"PENNYREEL_WARMUP": "hello-video"}, "warmup", "hello-video"),
+    ({"PENNYREEL_PREFETCH": "a.safetensors,b"}, "prefetch", ("a.safetensors", "b")),
+    ({"PENNYREEL_GPU_USD_PER_S": "0.00019"}, "gpu_usd_per_s", 0.00019),
+    ({"CUDA_VISIBLE_DEVICES": "1"}, "cuda_devices", "1"),
+    ({"PENNYREEL_LOG_FORMAT": "JSON"}, "log_format", "json"),
     ({"PENNYREEL_S3_KEY_TEMPLATE": "x/{job_id}/{name}"}, "key_template", "x/{job_id}/{name}"),
     ({"PENNYREEL_JOB_TIMEOUT_S": "1.5"}, "default_timeout_s", 1.5),
     ({"PENNYREEL_JOB_TIMEOUT_MAX_S": "9"}, "max_timeout_s", 9.0),
@@ -89,6 +110,16 @@ def test_no_name_goes_untested() -> None:
         ("PENNYREEL_COMFYUI_COMMAND", "[1]"),
         ("PENNYREEL_CONCURRENCY", "0"),
         ("PENNYREEL_CONCURRENCY", "two"),
+        ("PENNYREEL_CONCURRENCY", "3"),
+        ("PENNYREEL_COMFYUI_OPTIONS", "--fast"),
+        ("PENNYREEL_LEAD_S", "-1"),
+        ("PENNYREEL_STALL_S", "0"),
+        ("PENNYREEL_DRAIN_S", "soon"),
+        ("PENNYREEL_LEAST_FREE_BYTES", "1GB"),
+        ("PENNYREEL_MODEL_MAX_BYTES", "0"),
+        ("PENNYREEL_MODEL_DISK_BYTES", "big"),
+        ("PENNYREEL_GPU_USD_PER_S", "-1"),
+        ("PENNYREEL_LOG_FORMAT", "xml"),
         ("PENNYREEL_JOB_TIMEOUT_S", "0"),
         ("PENNYREEL_JOB_TIMEOUT_S", "nan"),
         ("PENNYREEL_JOB_TIMEOUT_MAX_S", "inf"),
@@ -190,7 +221,13 @@ def test_the_documented_table_is_the_code() -> None:
     assert set(rows) == NAMES
     defaults = Settings()
     shown = {
-        "PENNYREEL_CONCURRENCY": defaults.concurrency,
+        "PENNYREEL_CONCURRENCY": defaults.hold,
+        "PENNYREEL_STALL_S": int(defaults.stall_s),
+        "PENNYREEL_DRAIN_S": int(defaults.drain_s),
+        "PENNYREEL_LEAST_FREE_BYTES": defaults.least_free_bytes,
+        "PENNYREEL_MODEL_MAX_BYTES": defaults.model_max_bytes,
+        "PENNYREEL_MODEL_DISK_BYTES": defaults.model_disk_bytes,
+        "PENNYREEL_LOG_FORMAT": defaults.log_format,
         "PENNYREEL_S3_KEY_TEMPLATE": defaults.key_template,
         "PENNYREEL_JOB_TIMEOUT_S": int(defaults.default_timeout_s),
         "PENNYREEL_JOB_TIMEOUT_MAX_S": int(defaults.max_timeout_s),

@@ -14,7 +14,7 @@ import hashlib
 import http.client
 import socket
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urljoin
@@ -62,23 +62,90 @@ def fetch(
         OSError: this machine's disk.
 
     """
+    with stream(url, deadline=deadline, allow_hosts=allow_hosts, cancel=cancel) as reply:
+        if reply.status != 200:
+            raise reply.refusal()
+        return _save(reply, path, most)
+
+
+Policy = Callable[[Target], Mapping[str, str]]
+"""Called before each hop: refuses it by raising, or returns the headers that this host may see."""
+
+
+class Stream:
+    """An answer whose body is read in pieces, each within the deadline."""
+
+    def __init__(self, reply: urllib3.BaseHTTPResponse, name: str, cutter: _Cutter) -> None:
+        self._reply, self._cutter = reply, cutter
+        self.name = name
+        """The URL that was asked for, fit for a message."""
+        self.status = reply.status
+
+    def header(self, name: str) -> str:
+        """Return a header's text, empty where it is missing."""
+        return self._reply.headers.get(name) or ""
+
+    @property
+    def length(self) -> int | None:
+        """The bytes that this answer announces, where it announces any."""
+        return whole(self.header("Content-Length"))
+
+    def refusal(self) -> PennyreelError:
+        """Return the error for a status that is no success."""
+        return error(
+            Code.INPUT_UNREACHABLE,
+            f"{self.name} answers {self.status}",
+            retryable=self.status >= 500 or self.status == 429,
+        )
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body; raises as `fetch` does."""
+        pieces = self._reply.stream(CHUNK, decode_content=False)
+        while True:
+            self._cutter.check()
+            try:
+                piece = next(pieces, b"")
+            except _BROKEN as problem:
+                raise self._cutter.translate(problem) from None
+            if not piece:
+                break
+            yield piece
+        # A connection that we cut looks like an end where no length was announced.
+        self._cutter.check()
+
+
+@contextlib.contextmanager
+def stream(
+    url: str,
+    *,
+    deadline: Deadline,
+    allow_hosts: Collection[str] = (),
+    cancel: CancelToken | None = None,
+    policy: Policy | None = None,
+) -> Iterator[Stream]:
+    """Ask for `url`, through its redirects, and yield the last answer, whatever its status.
+
+    Every hop is checked anew; `policy` says what else it must be and which headers it is sent, so
+    that a token goes to its own host only. Raises as `fetch` does.
+    """
     name = shown(url)
     with _Cutter(deadline, cancel or CancelToken(), name) as cutter:
         for _ in range(MAX_HOPS + 1):
             target = parse(url)
-            with _get(target, name, allow_hosts, cutter) as reply:
+            headers = {} if policy is None else policy(target)
+            with _get(target, name, allow_hosts, cutter, headers) as reply:
                 place = reply.headers.get("Location")
                 if reply.status in {301, 302, 303, 307, 308} and place:
                     url = _join(url, place)
                     continue
-                if reply.status != 200:
-                    raise error(
-                        Code.INPUT_UNREACHABLE,
-                        f"{name} answers {reply.status}",
-                        retryable=reply.status >= 500 or reply.status == 429,
-                    )
-                return _save(reply, path, name, most, cutter)
+                yield Stream(reply, name, cutter)
+                return
     raise error(Code.INPUT_UNREACHABLE, f"{name} redirects more than {MAX_HOPS} times")
+
+
+def whole(text: str) -> int | None:
+    """Read a header's number of bytes; None where it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 class _Cutter:
@@ -139,7 +206,11 @@ def _join(url: str, place: str) -> str:
 
 @contextlib.contextmanager
 def _get(
-    target: Target, name: str, allow_hosts: Collection[str], cutter: _Cutter
+    target: Target,
+    name: str,
+    allow_hosts: Collection[str],
+    cutter: _Cutter,
+    headers: Mapping[str, str],
 ) -> Iterator[urllib3.BaseHTTPResponse]:
     """GET from an address that was checked, under the name that was asked for."""
     connection = _connect(target, resolve(target, name, allow_hosts), cutter)
@@ -152,6 +223,7 @@ def _get(
                     "Host": target.netloc,
                     "Accept-Encoding": "identity",
                     "User-Agent": "pennyreel",
+                    **headers,
                 },
                 preload_content=False,
                 decode_content=False,
@@ -202,16 +274,13 @@ def _connect(target: Target, addresses: list[str], cutter: _Cutter) -> HTTPConne
     raise cutter.translate(problem) from None
 
 
-def _save(
-    reply: urllib3.BaseHTTPResponse, path: Path, name: str, most: int, cutter: _Cutter
-) -> str:
-    text = reply.headers.get("Content-Length") or ""
-    announced = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+def _save(reply: Stream, path: Path, most: int) -> str:
+    announced, name = reply.length, reply.name
     if announced is not None and announced > most:
         raise error(Code.INPUT_TOO_LARGE, f"{name} has {announced} bytes; at most {most} are taken")
     with path.open("xb") as out:
         try:
-            digest, size = _copy(reply, out, name, most, cutter)
+            digest, size = _copy(reply, out, most)
             if announced is not None and size != announced:
                 raise error(
                     Code.INPUT_UNREACHABLE, f"{name} broke off after {size} of {announced} bytes"
@@ -222,23 +291,14 @@ def _save(
     return digest
 
 
-def _copy(
-    reply: urllib3.BaseHTTPResponse, out: BinaryIO, name: str, most: int, cutter: _Cutter
-) -> tuple[str, int]:
+def _copy(reply: Stream, out: BinaryIO, most: int) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
-    chunks = reply.stream(CHUNK, decode_content=False)
-    while True:
-        cutter.check()
-        try:
-            chunk = next(chunks, b"")
-        except _BROKEN as problem:
-            raise cutter.translate(problem) from None
-        if not chunk:
-            break
+    for chunk in reply.chunks():
         size += len(chunk)
         if size > most:
-            raise error(Code.INPUT_TOO_LARGE, f"{name} is larger than the {most} bytes allowed")
+            raise error(
+                Code.INPUT_TOO_LARGE, f"{reply.name} is larger than the {most} bytes allowed"
+            )
         digest.update(chunk)
         out.write(chunk)
-    cutter.check()  # a connection that we cut looks like an end where no length was announced
     return digest.hexdigest(), size

@@ -35,10 +35,11 @@ class StringInput(NamedTuple):
     value: str
 
 
-def parse(source: object) -> Graph:
+def parse(source: object, *, links: bool = True) -> Graph:
     """Read a graph from a dict, or from JSON as str or bytes.
 
-    A body that wraps it, as saved from /prompt or sent to a worker, is unwrapped.
+    A body that wraps it, as saved from /prompt or sent to a worker, is unwrapped. `links=False`
+    leaves links to nodes that are missing: `preflight.check` tells them with all else.
 
     Raises:
         BadRequest: `ui_format` for a graph saved in the editor's format; `bad_workflow` naming
@@ -57,7 +58,7 @@ def parse(source: object) -> Graph:
     if not body:
         raise error(Code.BAD_WORKFLOW, "the workflow has no nodes")
     problems = [text for key, node in body.items() for text in _node_problems(key, node)]
-    if not problems:
+    if links and not problems:
         problems = [text for key in body for text in _link_problems(body, key)]
     if problems:
         raise error(

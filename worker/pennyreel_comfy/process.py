@@ -25,6 +25,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from pennyreel_comfy.diagnose import diagnose
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
@@ -127,6 +128,24 @@ class ComfyProcess:
             alive = self._child is not None and self._child.poll() is None
             return self._child.pid if self._child is not None and alive else None
 
+    @property
+    def problem(self) -> PennyreelError | None:
+        """Why it is FAILED; None in any other state."""
+        with self._changed:
+            return self._problem if self._state is State.FAILED else None
+
+    def death(self, grace_s: float = 0.5) -> PennyreelError | None:
+        """Return why it died, or None where it lives on; one that is just dying is waited for."""
+        limit = time.monotonic() + grace_s
+        with self._changed:
+            while self._state is not State.FAILED:
+                # Its connections break before its end is seen, and that before its log is read.
+                left = limit - time.monotonic() + (LOG_S if self.pid is None else 0.0)
+                if left <= 0:
+                    return None
+                self._changed.wait(min(left, _PROBE_S))
+            return self._problem
+
     def tail(self, lines: int = 40) -> list[str]:
         """Return the last lines of its output."""
         with self._changed:
@@ -197,12 +216,19 @@ class ComfyProcess:
                     if self._busy == 0:
                         self._set(State.READY)
 
-    def stop(self) -> None:
-        """End the child and its children: SIGTERM, then SIGKILL. Returns when it is gone."""
+    def stop(self, *, kill: bool = False) -> None:
+        """End the child and its children: SIGTERM, then SIGKILL. Returns when it is gone.
+
+        `kill`: do not ask first; of a child that hangs, nothing else can be expected.
+        """
         with self._changed:
             self._stopping = True
             child = self._child
-        if child is not None:
+        if child is not None and kill:
+            _kill_group(child)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(STOP_S)
+        elif child is not None:
             _end(child)
         for thread in self._threads:
             if thread is not threading.current_thread() and thread.ident is not None:
@@ -211,9 +237,9 @@ class ComfyProcess:
             if self._state is not State.NEW:
                 self._set(State.STOPPED)
 
-    def restart(self) -> None:
-        """Stop it if it runs, start it anew, and return at once."""
-        self.stop()
+    def restart(self, *, kill: bool = False) -> None:
+        """Stop it if it runs (see `stop`), start it anew, and return at once."""
+        self.stop(kill=kill)
         self.start()
 
     @staticmethod
@@ -286,12 +312,11 @@ class ComfyProcess:
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):
                 how = f"signal {signal.Signals(-code).name}"
-        killed = code in {-9, 137}
-        return error(
+        return _failure(
             Code.COMFY_START_FAILED if starting else Code.COMFY_CRASHED,
             f"ComfyUI {'ended while it started' if starting else 'died'} ({how})",
-            hint="The system may have run out of memory." if killed else None,
-            detail={"log": self.tail(), "returncode": code},
+            self.tail(),
+            returncode=code,
         )
 
     def _probe(self, child: subprocess.Popen[bytes], began: float) -> None:
@@ -317,10 +342,10 @@ class ComfyProcess:
         with self._changed:
             if self._child is not child or self._state is not State.STARTING:
                 return
-            problem = self._problem = error(
+            problem = self._problem = _failure(
                 Code.COMFY_START_FAILED,
                 f"ComfyUI did not answer within {self._start_s:g} s of its start",
-                detail={"log": self.tail()},
+                self.tail(),
             )
             self._set(State.FAILED)
             callbacks = list(self._callbacks)
@@ -332,6 +357,18 @@ class ComfyProcess:
         with self._changed:
             self._state = state
             self._changed.notify_all()
+
+
+def _failure(
+    code: Code, message: str, log: list[str], *, returncode: int | None = None
+) -> PennyreelError:
+    """Return the error of a failed child; where its log tells the cause, so does the error."""
+    cause = diagnose(log, returncode)
+    detail: dict[str, Any] = {"log": log, "returncode": returncode}
+    if cause is None:
+        return error(code, message, detail=detail)
+    detail |= {"cause": cause.kind.value, "fatal": cause.fatal}
+    return error(code, f"{message}: {cause.sentence}", hint=cause.hint, detail=detail)
 
 
 def free_port() -> int:

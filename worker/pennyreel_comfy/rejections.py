@@ -9,12 +9,16 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pennyreel_comfy.diagnose import CODES, Kind, classify, diagnose
 from pennyreel_contract import Code, PennyreelError, error
 
 MODEL_FILE = re.compile(r"\.(safetensors|sft|ckpt|pt|pth|bin|gguf|onnx)$", re.IGNORECASE)
 _MISSING_CLASS = re.compile(r"node (.+?) (?:does not exist|not found)")
 _NODE_ID = re.compile(r"#(\S+?)'?$")
-_MEMORY = re.compile(r"out ?of ?memory|OutOfMemoryError|can't allocate memory", re.IGNORECASE)
+
+
+_TOLD = {Kind.CORRUPT_MODEL, Kind.GPU_UNSUPPORTED}
+"""Causes that the exception's own text hides from who does not know torch."""
 
 
 def rejection(status: int, body: Any, graph: Mapping[str, Any]) -> PennyreelError:
@@ -117,14 +121,22 @@ def execution_failure(data: Mapping[str, Any]) -> PennyreelError:
     message = str(data.get("exception_message", "")).strip()[:1500]
     kind = str(data.get("exception_type", ""))
     trace = [str(line).rstrip() for line in data.get("traceback") or ()][-3:]
-    memory = _MEMORY.search(f"{kind} {message}")
+    cause = classify(kind, message)
+    # Poisoned is a crash that has not ended yet: what it runs from now on fails, too.
+    code = CODES.get(cause, Code.EXECUTION_FAILED) if cause else Code.EXECUTION_FAILED
+    told = f"node {node} ({class_type}) failed: {kind}: {message}"
+    hint = None
+    if cause in _TOLD and (known := diagnose([f"{kind}: {message}"])) is not None:
+        told, hint = f"{told}: {known.sentence}", known.hint
     return error(
-        Code.OUT_OF_MEMORY if memory else Code.EXECUTION_FAILED,
-        f"node {node} ({class_type}) failed: {kind}: {message}",
+        code,
+        told,
+        hint=hint,
         detail={
             "node": node,
             "class_type": class_type,
             "exception": kind,
+            "cause": cause.value if cause else None,
             "traceback": [line[:1000] for line in trace],
         },
     )

@@ -202,6 +202,8 @@ class Run:
         self.started = False
         self.ended = False
         self.started_at: float | None = None
+        self.heard_at = time.monotonic()
+        """When the server last said anything about this job."""
         self.images: list[Image] = []
         """What SaveImageWebsocket nodes sent: it is in no file and not in /history."""
         self._session = session
@@ -220,6 +222,7 @@ class Run:
 
     def handle(self, event: Event) -> None:
         """Take one event of this job (reader thread)."""
+        self.heard_at = time.monotonic()
         if isinstance(event, (Started, Executing, NodeSteps, NodeStates, Cached)):
             if not self.started:
                 self.started_at = time.monotonic()
@@ -248,12 +251,19 @@ class Run:
             self._changed.notify_all()
 
     def wait(
-        self, deadline: Deadline | None = None, cancel: CancelToken | None = None
+        self,
+        deadline: Deadline | None = None,
+        cancel: CancelToken | None = None,
+        *,
+        stall_s: float | None = None,
     ) -> dict[str, Any]:
         """Block until the job has ended well and return its /history entry.
 
+        `stall_s`: how long the server may say nothing of the job, the websocket being open.
+
         Raises:
-            JobFailed: a node raised (`execution_failed`, `out_of_memory`), or the server died.
+            JobFailed: a node raised (`execution_failed`, `out_of_memory`), the server died, or it
+                made no progress (`stalled`; the job is still on it).
             JobCancelled: `cancel` was used, or somebody interrupted or deleted the job.
             JobTimeout: the deadline passed; the job was stopped on the server.
             Unavailable: the server was unreachable for `down_grace_s`.
@@ -262,7 +272,7 @@ class Run:
         deadline, cancel = deadline or Deadline(None), cancel or CancelToken()
         cancel.on_cancel(self.wake)
         try:
-            return _outcome(self._wait(deadline, cancel))
+            return _outcome(self._wait(deadline, cancel, stall_s))
         finally:
             cancel.forget(self.wake)
             self._session.drop(self)
@@ -291,21 +301,24 @@ class Run:
             pause = min(pause * 1.5, 0.5)
         return False
 
-    def _wait(self, deadline: Deadline, cancel: CancelToken) -> dict[str, Any]:
+    def _wait(
+        self, deadline: Deadline, cancel: CancelToken, stall_s: float | None
+    ) -> dict[str, Any]:
         settle, missing, down_since = list(SETTLE_S), 0, 0.0
         poll_s = self._session.poll_s
         if self.graph:  # just submitted: nothing to see before its first news
             self._sleep(poll_s, deadline, cancel)
         while True:
             self._check(deadline, cancel)
-            settling = self.ended and bool(settle)
+            settling, asked = self.ended and bool(settle), time.monotonic()
             try:
                 # The queue first: a job passes from there to /history, never back.
                 known = settling or self.prompt_id in self._session.http.queue()
                 entry = self._session.http.history(self.prompt_id)
                 down_since = 0.0
             except Unavailable as problem:
-                down_since = down_since or time.monotonic()
+                # A hung server costs a whole time-out before it is known to be one.
+                down_since = down_since or asked
                 if time.monotonic() - down_since > self._session.down_grace_s:
                     raise problem from None
                 self._sleep(min(poll_s, 0.25), deadline, cancel)
@@ -313,6 +326,7 @@ class Run:
             if entry is not None:
                 self._hear_out(deadline)
                 return entry
+            self._check_stall(stall_s)
             missing = 0 if known else missing + 1
             if missing > 1:
                 raise self._lost()
@@ -344,6 +358,14 @@ class Run:
                 f"the job took longer than the {seconds:g} s it was given",
                 detail={"confirmed_stopped": self.cancel()},
             )
+
+    def _check_stall(self, stall_s: float | None) -> None:
+        if not self._session.connected:
+            self.heard_at = time.monotonic()  # deaf, so its silence says nothing
+        silent = time.monotonic() - self.heard_at
+        if stall_s is not None and not self.ended and silent > stall_s:
+            where = f" at node {self._node}" if self._node else ""
+            raise error(Code.STALLED, f"ComfyUI made no progress for {stall_s:g} s{where}")
 
     def _sleep(self, seconds: float, deadline: Deadline, cancel: CancelToken) -> None:
         """Wait for something to look at, at most `seconds`."""

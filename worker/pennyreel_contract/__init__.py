@@ -27,7 +27,15 @@ from pennyreel_contract.job import (
     parse_request,
 )
 from pennyreel_contract.progress import Progress, parse_progress
-from pennyreel_contract.result import Artifact, Gpu, Info, Result, parse_info, parse_result
+from pennyreel_contract.result import (
+    Artifact,
+    Gpu,
+    Info,
+    NodeTiming,
+    Result,
+    parse_info,
+    parse_result,
+)
 from pennyreel_contract.version import CONTRACT, CONTRACT_MIN, __version__
 
 __all__ = [
@@ -46,6 +54,7 @@ __all__ = [
     "JobRequest",
     "JobTimeout",
     "ModelNeed",
+    "NodeTiming",
     "OutcomeUnknown",
     "Outputs",
     "PennyreelError",

@@ -41,6 +41,8 @@ class Code(str, Enum):
     CONTRACT_UNSUPPORTED = "contract_unsupported"
     ATTEMPT_CONFLICT = "attempt_conflict"
     MISSING_MODEL = "missing_model"
+    MODEL_REFUSED = "model_refused"
+    NODE_REFUSED = "node_refused"
     NO_OUTPUTS = "no_outputs"
     REQUEST_TOO_LARGE = "request_too_large"
     UI_FORMAT = "ui_format"
@@ -53,11 +55,16 @@ class Code(str, Enum):
     RESULT_TOO_LARGE = "result_too_large"
     RESULT_EXPIRED = "result_expired"
     STORAGE_FAILED = "storage_failed"
+    MODEL_DOWNLOAD_FAILED = "model_download_failed"
+    RESULT_REFUSED = "result_refused"
     # The run.
     CANCELLED = "cancelled"
     EXECUTION_FAILED = "execution_failed"
     OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
+    STALLED = "stalled"
     TIMEOUT = "timeout"
+    WORKER_STOPPING = "worker_stopping"
     # The servers.
     COMFY_CRASHED = "comfy_crashed"
     COMFY_START_FAILED = "comfy_start_failed"
@@ -93,6 +100,12 @@ _TABLE: dict[Code, _Entry] = {
     Code.MISSING_MODEL: _Entry(
         "request", False, "Put the model into ComfyUI's models folder, or name one it has."
     ),
+    Code.MODEL_REFUSED: _Entry(
+        "request", False, "Give its sha256, or a host that the worker's operator allows."
+    ),
+    Code.NODE_REFUSED: _Entry(
+        "request", False, "Pass files as inputs instead, or have the operator allow this node."
+    ),
     Code.NO_OUTPUTS: _Entry("request", False, "Add an output node, such as SaveImage."),
     Code.REQUEST_TOO_LARGE: _Entry(
         "request", False, "Pass large inputs by URL or s3:// instead of inside the request."
@@ -116,6 +129,12 @@ _TABLE: dict[Code, _Entry] = {
         "failed", False, "Fetch results sooner, or give the worker an S3 bucket (BUCKET_*)."
     ),
     Code.STORAGE_FAILED: _Entry("failed", True, "Check the bucket, its credentials and its room."),
+    Code.MODEL_DOWNLOAD_FAILED: _Entry(
+        "failed", True, "Check the model's URL, its sha256 and the worker's disk."
+    ),
+    Code.RESULT_REFUSED: _Entry(
+        "failed", False, "The job ran, and the platform refused its answer: read the worker's log."
+    ),
     Code.CANCELLED: _Entry(
         "cancelled", True, "Submit it again only if it is known to have stopped."
     ),
@@ -123,6 +142,9 @@ _TABLE: dict[Code, _Entry] = {
     Code.OUT_OF_MEMORY: _Entry(
         "failed", False, "Use fewer frames or a smaller size, or a GPU with more memory."
     ),
+    Code.DISK_FULL: _Entry("failed", True, "Give the worker more disk, or make the job smaller."),
+    Code.STALLED: _Entry("failed", True, "Try again; ComfyUI made no progress and was restarted."),
+    Code.WORKER_STOPPING: _Entry("failed", True, "Send it again: another worker will take it."),
     Code.TIMEOUT: _Entry("timeout", True, "Allow more time, or make the job smaller."),
     Code.COMFY_CRASHED: _Entry("failed", True, "Try again; ComfyUI is being restarted."),
     Code.COMFY_START_FAILED: _Entry("setup", True, "Read the log's tail in this error's detail."),

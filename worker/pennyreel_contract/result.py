@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -13,6 +13,14 @@ from pennyreel_contract.version import CONTRACT, CONTRACT_MIN
 
 class _Lenient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
+
+    ADDED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after the first release: not sent while empty, so old forms stay as is."""
+
+    def wire(self) -> dict[str, Any]:
+        """Return the JSON object to send."""
+        body = self.model_dump(mode="json", exclude_none=True)
+        return {name: value for name, value in body.items() if value or name not in self.ADDED}
 
 
 _Read = TypeVar("_Read", bound=_Lenient)
@@ -44,31 +52,49 @@ class Gpu(_Lenient):
     type: str = Field(default="", description="cuda, rocm, mps, cpu …")
     seconds: float = Field(default=0, ge=0, description="execution time on it")
     vram_bytes: int | None = None
+    peak_vram_bytes: int | None = Field(
+        default=None, ge=0, description="most memory in use at once while the job ran, by anybody"
+    )
+
+
+class NodeTiming(_Lenient):
+    """How long one node of the graph ran. Nodes that were cached have none."""
+
+    node: str
+    node_class: str = ""
+    seconds: float = Field(ge=0)
 
 
 class Result(_Lenient):
     """The outcome of a job that succeeded."""
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"nodes"})
+
     contract: int = CONTRACT
     attempt_id: str
     artifacts: tuple[Artifact, ...] = ()
     timings: dict[str, float] = Field(
-        default_factory=dict, description="seconds per stage: prepare, execute, deliver, total"
+        default_factory=dict,
+        description="seconds per stage: prepare, models, queue, execute, deliver, total",
+    )
+    nodes: tuple[NodeTiming, ...] = Field(
+        default=(), description="the longest first; after a hundred of them `*`: the rest together"
     )
     gpu: Gpu | None = None
+    cost_microusd: int | None = Field(
+        default=None, ge=0, description="of gpu.seconds at the operator's price, rounded up"
+    )
     seed: int | None = None
     warnings: tuple[str, ...] = ()
     metadata: dict[str, JsonValue] = Field(default_factory=dict)
     replayed: bool = Field(default=False, description="a stored result: nothing was rendered")
     worker: dict[str, str] = Field(default_factory=dict, description="versions")
 
-    def wire(self) -> dict[str, Any]:
-        """Return the JSON object to send."""
-        return self.model_dump(mode="json", exclude_none=True)
-
 
 class Info(_Lenient):
     """What a worker is and has."""
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"packs", "limits", "features"})
 
     contract_min: int = CONTRACT_MIN
     contract_max: int = CONTRACT
@@ -78,10 +104,13 @@ class Info(_Lenient):
     nodes: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     storage: str = Field(default="inline", description="inline or s3")
-
-    def wire(self) -> dict[str, Any]:
-        """Return the JSON object to send."""
-        return self.model_dump(mode="json", exclude_none=True)
+    worker_id: str | None = None
+    uptime_s: float | None = Field(default=None, ge=0)
+    packs: dict[str, str] = Field(default_factory=dict, description="node pack to version")
+    limits: dict[str, int | float] = Field(
+        default_factory=dict, description="sizes end in _bytes, times in _s"
+    )
+    features: tuple[str, ...] = Field(default=(), description="what it can do; maybe newer names")
 
 
 def parse_result(body: object) -> Result:

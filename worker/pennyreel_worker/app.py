@@ -14,15 +14,28 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeVar
 
 from pennyreel_comfy.addresses import parse, resolve
-from pennyreel_contract import Code, JobRequest, Result, error
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import (
+    Code,
+    Info,
+    JobCancelled,
+    JobRequest,
+    PennyreelError,
+    Result,
+    error,
+)
 from pennyreel_worker import delivery, results
 from pennyreel_worker.buckets import Bucket, make_bucket
 from pennyreel_worker.comfy import Comfy
+from pennyreel_worker.gate import Gate
+from pennyreel_worker.gpu import GpuMemory
 from pennyreel_worker.info import describe
-from pennyreel_worker.job import Job
-from pennyreel_worker.log import log
+from pennyreel_worker.job import Job, Jobs
+from pennyreel_worker.log import about, log
+from pennyreel_worker.pacing import Durations, Pace
 from pennyreel_worker.reporting import Reporter
 from pennyreel_worker.settings import Settings
+from pennyreel_worker.startup import Startup
 from pennyreel_worker.storage import Store
 
 STOP_S = 15.0
@@ -45,19 +58,35 @@ class _Attempt(NamedTuple):
 class Worker:
     """Runs jobs. One a process."""
 
-    def __init__(self, settings: Settings, comfy: Comfy, post: PostProgress) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        comfy: Comfy,
+        post: PostProgress,
+        *,
+        startup: Startup | None = None,
+        memory: GpuMemory | None = None,
+    ) -> None:
         """Build the pools; `post` sends one progress body for one of the platform's jobs."""
         self.settings = settings
         self.comfy = comfy
-        self.broken = False
-        """A thread was lost to a job that did not end: ask the platform for a new worker."""
+        self.pace = Pace(settings.hold, settings.lead_s)
+        self.durations = Durations()
+        self.broken: str | None = None
+        """Why the platform should replace this worker; see `breaks`."""
 
+        self.on_broken: Callable[[], None] = lambda: None
+        self._startup = startup or Startup()
+        self._memory = memory or GpuMemory(None)
+        self._jobs = Jobs()
+        self._gate = Gate()
+        self._giving_up = False
         self._post = post
         self._store = Store(settings.bucket) if settings.bucket else None
         self._stores: dict[Bucket, Store] = {}
         self._prepare = ThreadPoolExecutor(4, "prepare")
-        self._execute = ThreadPoolExecutor(settings.concurrency + 1, "execute")
-        self._deliver = ThreadPoolExecutor(settings.concurrency + 1, "deliver")
+        self._execute = ThreadPoolExecutor(settings.hold + 1, "execute")
+        self._deliver = ThreadPoolExecutor(settings.hold + 1, "deliver")
         self._upload = ThreadPoolExecutor(4, "upload")
         self._running: dict[str, _Attempt] = {}
         self._lock = threading.Lock()
@@ -98,10 +127,41 @@ class Worker:
 
     async def info(self) -> dict[str, Any]:
         """Answer an info request."""
-        body = await asyncio.get_running_loop().run_in_executor(
-            self._prepare, describe, self.comfy, self.settings
+        loop = asyncio.get_running_loop()
+        return (await loop.run_in_executor(self._prepare, self.describe)).wire()
+
+    def describe(self) -> Info:
+        """Return what this worker is. Blocking."""
+        session = self.comfy.living()
+        if session is None:
+            # Starting it anew may end what runs: only with the GPU's turn.
+            limit, free = Deadline(self.settings.start_s), CancelToken()
+            with self._gate.turn(limit, free):
+                session = self.comfy.ready(limit)
+        return describe(
+            self.comfy,
+            self.settings,
+            session=session,
+            nodes=tuple(self.comfy.catalogue() or ()),
+            features=("models_by_url", "preflight", "rerun"),
+            uptime_s=self._startup.uptime_s(),
         )
-        return body.wire()
+
+    def breaks(self, why: str) -> None:
+        """Take no more jobs, and have the platform replace this worker."""
+        if self.broken is None:
+            log.error("this worker has to be replaced: %s", why)
+            self.broken = why
+            self.on_broken()
+
+    def give_up(self) -> None:
+        """End the jobs that are left: the worker has no more time for them."""
+        self._giving_up = True
+        with self._jobs.lock:
+            jobs = list(self._jobs)
+        for job in jobs:
+            log.warning("given up: the worker has to stop", extra={"job": job.job_id})
+            job.cancel.cancel()
 
     def close(self) -> None:
         """End the pools; no job is running any more."""
@@ -133,29 +193,52 @@ class Worker:
             comfy=self.comfy,
             store=store,
             reporter=reporter,
+            gate=self._gate,
+            pace=self.pace,
+            durations=self.durations,
+            others=self._jobs,
+            memory=self._memory,
             names=names,
             api_key=api_key or self.settings.comfy_org_api_key,
         )
         try:
-            return await self._stages(job)
+            with about(job.job_id, request.attempt_id, _secrets(job.api_key, body)):
+                return await self._stages(job)
         finally:
             await asyncio.shield(asyncio.ensure_future(reporter.close()))
 
     async def _stages(self, job: Job) -> Result:
+        with self._jobs.lock:
+            self._jobs.add(job)
         try:
-            stored = await self._in(self._prepare, job, job.replay)
-            if stored is not None:
-                log.info("answered with its stored result", extra={"job": job.job_id})
-                return stored
+            if self._store is not None or job.store is not None:
+                stored = await self._in(self._prepare, job, job.replay)
+                if stored is not None:
+                    log.info("answered with its stored result", extra={"job": job.job_id})
+                    return stored
             await self._in(self._prepare, job, job.prepare)
-            entry, run = await self._in(self._execute, job, job.execute)
-            result = await self._in(
-                self._deliver, job, lambda: job.deliver(entry, run, self._upload)
-            )
+            executed = await self._in(self._execute, job, job.execute)
+            result = await self._in(self._deliver, job, lambda: job.deliver(executed, self._upload))
             log.info("done: %s", result.timings, extra={"job": job.job_id})
             return result
+        except JobCancelled:
+            if self._giving_up and job.cancel.cancelled:
+                raise _given_up(job) from None
+            raise
+        except PennyreelError:
+            self._examine()
+            raise
         finally:
             job.clean()
+            with self._jobs.lock:
+                self._jobs.discard(job)
+
+    def _examine(self) -> None:
+        """After a failure, see whether this worker can be trusted with another job."""
+        if self.comfy.hopeless:
+            self.breaks("ComfyUI does not start")
+        elif self.comfy.room() < self.settings.least_free_bytes:
+            self.breaks("its disk is full")
 
     async def _in(self, pool: Executor, job: Job, call: Callable[[], T]) -> T:
         """Run a blocking stage. A cancelled task cancels the job and waits until it has stopped."""
@@ -170,7 +253,7 @@ class Worker:
                 await asyncio.to_thread(_ended, inner)
             if not inner.done():
                 log.error("a cancelled job does not end", extra={"job": job.job_id})
-                self.broken = True
+                self.breaks("a cancelled job does not end")
             raise
 
     def _store_of(self, platform_job: Mapping[str, Any]) -> Store | None:
@@ -196,6 +279,23 @@ class Worker:
                     self._stores.pop(next(iter(self._stores)))
                 self._stores[bucket] = Store(bucket)
             return self._stores[bucket]
+
+
+def _given_up(job: Job) -> PennyreelError:
+    again = not job.charged
+    return error(
+        Code.WORKER_STOPPING,
+        "the worker was told to stop before this job could end",
+        hint=None if again else "It has paid API nodes, which may have run: check first.",
+        retryable=again,
+    )
+
+
+def _secrets(api_key: str | None, platform_job: Mapping[str, Any]) -> list[str | None]:
+    """Return what no log may show of a job."""
+    given = platform_job.get("s3Config")
+    keys = ("accessId", "accessSecret")
+    return [api_key, *(str(given.get(k) or "") for k in keys if isinstance(given, dict))]
 
 
 def _ended(future: Future[Any]) -> bool:

@@ -7,23 +7,37 @@ import logging
 import os
 import re
 import shutil
-import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from pennyreel_comfy.diagnose import Kind, diagnose
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.install import Installation, child_env
+from pennyreel_comfy.models.names import known_folder
+from pennyreel_comfy.preflight import NodeCatalogue
 from pennyreel_comfy.process import CHILD, ComfyProcess, State
 from pennyreel_comfy.session import Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import Code, Gpu, PennyreelError, Unavailable, error
+from pennyreel_contract import Code, Gpu, PennyreelError, SetupNeeded, Unavailable, error
+from pennyreel_worker.log import comfy_line
+from pennyreel_worker.models import Models
 from pennyreel_worker.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _SLACK_S = 10.0
 """The supervisor gives its own verdict on a slow start; waiting a little longer hears it."""
+
+HOPELESS_STARTS = 2
+"""Starts that may fail in a row: the second one shows that the first was no accident."""
+
+PREVIEW_PX = "256"
+"""ComfyUI's own 512 make each post of progress several times as large."""
+
+_UNUSABLE = {Kind.GPU_UNSUPPORTED, Kind.DRIVER_TOO_OLD}
+"""torch only warns of these: ComfyUI starts, and then each job fails in the depths of CUDA."""
 
 _PYTHON = re.compile(r"python[0-9.]*(\.exe)?")
 
@@ -53,43 +67,104 @@ class Comfy:
                     hint="Run: python -m pennyreel_comfy.install ROOT",
                 )
         self._installation = installation
+        own = installation.layout.comfy / "models" if installation else None
+        self.models = Models(settings, own, self._work)
         self.process = ComfyProcess(
             self._command,
-            env=child_env(os.environ),  # graphs are untrusted: no key is in its environment
+            env=_child_env(settings),
             cwd=self._work,
             start_s=settings.start_s,
-            on_line=_log_line,
+            on_line=comfy_line,
         )
         self.process.on_death(self._died)
         self._lock = threading.Lock()
+        self._catalogue_lock = threading.Lock()
         self._stuck = False
+        self._small = False
+        self._shrunk: set[str] = set()
+        self._failed_starts = 0
+        self._checked: int | None = None
         self._session: Session | None = None
         self._gpu: tuple[str, Gpu] | None = None
+        self._nodes: tuple[str, NodeCatalogue] | None = None
 
     def start(self) -> None:
         """Start the child and return at once."""
         self.process.start()
 
-    def ready(self, deadline: Deadline, cancel: CancelToken | None = None) -> Session:
-        """Return a session with a living server, starting it anew where it has died."""
+    def ready(
+        self, deadline: Deadline, cancel: CancelToken | None = None, *, kind: str = ""
+    ) -> Session:
+        """Return a session with a living server, starting it anew where that is needed.
+
+        Only for who has the GPU's turn: it may end what runs. `kind`: of the job, since some kinds
+        need the low-memory mode and the others are faster without it.
+        """
+        try:
+            self._revive(kind in self._shrunk)
+            self.process.wait_ready(deadline, cancel)
+            self._check_gpu()
+        except SetupNeeded as problem:
+            with self._lock:
+                # What its log calls fatal does not pass by itself; else it may be an accident.
+                self._failed_starts += HOPELESS_STARTS if problem.info.detail.get("fatal") else 1
+            raise
+        with self._lock:
+            self._failed_starts = 0
+            return self._connect()
+
+    def _check_gpu(self) -> None:
+        """Refuse to work where the log of a good start says that the GPU cannot be used."""
+        with self._lock:
+            if self._checked == self.process.pid:
+                return
+            cause = diagnose(self.process.tail(200))
+            if cause is not None and cause.kind in _UNUSABLE:
+                raise error(
+                    Code.COMFY_START_FAILED, cause.sentence, hint=cause.hint, detail={"fatal": True}
+                )
+            self._checked = self.process.pid
+
+    def _revive(self, small: bool) -> None:
+        """Start the child anew if it is dead, condemned, or in the wrong mode."""
         with self._lock:
             state = self.process.state
-            if self._stuck or state in {State.FAILED, State.STOPPED, State.NEW}:
-                log.warning("ComfyUI is %s: starting it", "stuck" if self._stuck else state.value)
-                self._stuck = False
-                self.process.restart()
-        self.process.wait_ready(deadline, cancel)
-        with self._lock:
-            url = self.process.url
-            if self._session is None or self._session.http.base_url != url:
-                if self._session is not None:
-                    self._session.close()
-                session = Session(ComfyHttp(url), down_grace_s=self._settings.down_grace_s)
-                session.connect()
-                self._session = session
-            return self._session
+            dead = state in {State.FAILED, State.STOPPED, State.NEW}
+            if not (self._stuck or dead or small != self._small):
+                return
+            log.warning(
+                "ComfyUI is %s: starting it%s",
+                "stuck" if self._stuck else state.value,
+                " in its low-memory mode" if small else "",
+            )
+            kill, self._stuck, self._small = self._stuck, False, small
+            self.process.restart(kill=kill)
 
-    def first_ready(self, cancel: CancelToken) -> None:
+    def living(self) -> Session | None:
+        """Return a session where a server lives now; starts and ends nothing."""
+        with self._lock:
+            if self._stuck or self.process.state not in {State.READY, State.BUSY}:
+                return None
+            return self._connect()
+
+    def catalogue(self, *, renew: bool = False) -> NodeCatalogue | None:
+        """Return what the server's nodes take, read once a start; while it is down, the last known.
+
+        `renew`: read it again, since model files may have come.
+        """
+        session = self.living()
+        with self._catalogue_lock:
+            known = self._nodes
+            if session is None or (known and not renew and known[0] == session.http.base_url):
+                return known[1] if known else None
+            try:
+                catalogue = NodeCatalogue(session.http.object_info())
+            except Unavailable:
+                return known[1] if known else None
+            self._nodes = session.http.base_url, catalogue
+            return catalogue
+
+    def first_ready(self, cancel: CancelToken | None = None) -> None:
         """Wait for the first start to end, well or badly."""
         self.ready(Deadline(self._settings.start_s + _SLACK_S), cancel)
 
@@ -115,6 +190,22 @@ class Comfy:
         with self._lock:
             self._stuck = True
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether it has failed to start so often that another machine should be tried."""
+        with self._lock:
+            return self._failed_starts >= HOPELESS_STARTS
+
+    def can_shrink(self) -> bool:
+        """Whether there is a mode that needs less memory than the present one."""
+        gpu = self.gpu()
+        return not self._small and gpu is not None and gpu.type not in {"", "cpu"}
+
+    def shrink(self, kind: str) -> None:
+        """Have jobs of this kind run in the low-memory mode from now on."""
+        with self._lock:
+            self._shrunk.add(kind)
+
     def gpu(self) -> Gpu | None:
         """Return the device that ComfyUI uses; asked once a start."""
         with self._lock:
@@ -138,16 +229,35 @@ class Comfy:
             )
         return self._gpu[1]
 
-    def line(self) -> str:
-        """One line for the log: version and device."""
-        gpu = self.gpu()
-        version = self._installation.comfyui_version if self._installation else "?"
-        return f"ComfyUI {version} on {gpu.name if gpu else 'an unknown device'}"
+    def stats(self) -> dict[str, Any]:
+        """Return /system_stats, or nothing where no server answers at once."""
+        session = self.living()
+        return session.http.system_stats(timeout=1.0) if session else {}
 
     def clean(self, attempt_id: str) -> None:
         """Remove a job's own folders."""
         for kind in ("input", "output"):
             shutil.rmtree(self.folders[kind] / attempt_id, ignore_errors=True)
+
+    def sweep(self, keep: Iterable[str]) -> None:
+        """Remove what no job here owns: previews, and what nodes wrote past their prefix.
+
+        `keep`: attempt ids. Call it when no graph runs and nobody delivers previews.
+        """
+        kept = set(keep)
+        for kind in ("input", "output", "temp"):
+            for path in _entries(self.folders[kind]):
+                if path.name in kept:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        path.unlink()
+
+    def room(self) -> int:
+        """Bytes free where the jobs' files are."""
+        return shutil.disk_usage(self._work).free
 
     def stop(self) -> None:
         """End the child and remove the folders."""
@@ -164,9 +274,13 @@ class Comfy:
             *("--temp-directory", str(self._work)),
             *("--user-directory", str(self._work / "user")),
             *("--database-url", "sqlite:///:memory:"),
+            *self.models.options(),
         )
+        options += self._settings.comfy_options
+        if self._small:
+            options += ("--lowvram",)
         if self._settings.previews:
-            options += ("--preview-method", "auto")
+            options += ("--preview-method", "auto", "--preview-size", PREVIEW_PX)
         if self._settings.comfy_log_level:
             options += ("--verbose", self._settings.comfy_log_level)
         if self._installation is not None:
@@ -175,10 +289,35 @@ class Comfy:
         command = [part.replace("{port}", str(port)) for part in self._settings.comfy_command or ()]
         return [*_tied(command), *options, "--port", str(port)]
 
+    def _connect(self) -> Session:
+        url = self.process.url
+        if self._session is None or self._session.http.base_url != url:
+            if self._session is not None:
+                self._session.close()
+            session = Session(ComfyHttp(url), down_grace_s=self._settings.down_grace_s)
+            session.connect()
+            self._session = session
+        return self._session
+
     def _died(self, problem: PennyreelError) -> None:
         session = self._session
         if session is not None:
             session.fail_all(problem)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _child_env(settings: Settings) -> dict[str, str]:
+    """Graphs are untrusted: no key is in ComfyUI's environment, and no path leads out of it."""
+    env = child_env(os.environ)
+    if not settings.allow_nodes:
+        env["VHS_STRICT_PATHS"] = "1"
+    return env
 
 
 def _tied(command: Sequence[str]) -> list[str]:
@@ -193,11 +332,15 @@ def _tied(command: Sequence[str]) -> list[str]:
     return list(command)
 
 
-def _log_line(line: str) -> None:
-    sys.stderr.write(f"comfyui | {line}\n")
-
-
 def models_missing(http: ComfyHttp, wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return the (folder, name) pairs that the server does not have."""
-    have = {folder: set(http.models(folder)) for folder in {f for f, _ in wanted}}
+    have = {folder: set(http.models(_present(folder))) for folder in {f for f, _ in wanted}}
     return [(folder, name) for folder, name in wanted if name not in have[folder]]
+
+
+def _present(folder: str) -> str:
+    """Return ComfyUI's present name of a folder of models; a node pack's own is as it is."""
+    try:
+        return known_folder(folder)
+    except PennyreelError:
+        return folder

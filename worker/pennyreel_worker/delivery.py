@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -25,6 +25,7 @@ RUNSYNC_LIMIT = 20_000_000
 output and still says COMPLETED. "MB" is read the small way, with room for what wraps the output."""
 
 _WRAPPING = 4096
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,16 @@ class Made:
         """Bytes."""
         return self.path.stat().st_size if self.path else len(self.content)
 
-    def sha256(self) -> str:
-        """Hex digest; a file is read in pieces."""
+    def sha256(self, check: Callable[[], None] | None = None) -> str:
+        """Hex digest; a file is read in pieces, `check` called before each."""
         digest = hashlib.sha256(self.content)
         if self.path is not None:
-            with self.path.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    digest.update(chunk)
+            view = memoryview(bytearray(_PIECE))
+            with self.path.open("rb", buffering=0) as file:
+                while count := file.readinto(view):
+                    if check is not None:
+                        check()
+                    digest.update(view[:count])
         return digest.hexdigest()
 
     def base64(self) -> str:
@@ -104,7 +108,7 @@ def inline(made: Sequence[Made], *, limit: int) -> tuple[Artifact, ...] | None:
     """Return artifacts that carry their data, or None where they would be over `limit`."""
     if sum(4 * ((m.size() + 2) // 3) for m in made) > limit - _WRAPPING:
         return None
-    return tuple(_artifact(m, data=m.base64()) for m in made)
+    return tuple(_artifact(m, m.sha256(), data=m.base64()) for m in made)
 
 
 def to_store(
@@ -120,17 +124,23 @@ def to_store(
 ) -> tuple[Artifact, ...]:
     """Upload all, several at a time, and return artifacts with their URLs, in order."""
 
-    def send(one: Made) -> Artifact:
+    def check() -> None:
         cancel.check()
         if deadline.expired:
-            raise deadline.error(f"the upload of {one.name}")
+            raise deadline.error("the delivery")
+
+    def send(one: Made) -> Artifact:
+        check()
         key = key_of(template, one, attempt_id=request.attempt_id, job_id=job_id)
         if one.path is not None:
-            place = store.upload(one.path, key, one.mime, deadline=deadline, cancel=cancel)
+            # Hashed while it is on its way: the file is read from disk once, and no time is added.
+            with store.upload(one.path, key, one.mime, deadline=deadline, cancel=cancel) as place:
+                digest = one.sha256(check)
         else:
+            digest = one.sha256()
             place = store.put(key, one.content, one.mime)
         url, expires = store.presign(place, request.outputs.url_ttl_s)
-        return _artifact(one, url=url, url_expires=expires, s3=place)
+        return _artifact(one, digest, url=url, url_expires=expires, s3=place)
 
     return tuple(pool.map(send, made))
 
@@ -166,13 +176,13 @@ def measure(body: Mapping[str, Any]) -> int:
     return len(json.dumps({"output": body}, ensure_ascii=False).encode())
 
 
-def _artifact(made: Made, **where: Any) -> Artifact:
+def _artifact(made: Made, digest: str, **where: Any) -> Artifact:
     return Artifact(
         name=made.name,
         kind=made.kind,
         mime=made.mime,
         bytes=made.size(),
-        sha256=made.sha256(),
+        sha256=digest,
         node=made.node,
         temp=made.temp,
         **where,

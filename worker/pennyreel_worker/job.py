@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from pennyreel_comfy import graph as graphs
 from pennyreel_comfy import templates
+from pennyreel_comfy.events import Event, Succeeded
+from pennyreel_comfy.models import Ensured, rename_models
+from pennyreel_comfy.models import Progress as ModelProgress
 from pennyreel_comfy.outputs import collect, locate
-from pennyreel_comfy.session import Run, Session
+from pennyreel_comfy.preflight import (
+    Finding,
+    NodeCatalogue,
+    check,
+    paid_nodes,
+    refusal,
+    refused_nodes,
+    sentences,
+)
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
     Artifact,
     Code,
-    JobCancelled,
+    JobFailed,
     JobRequest,
-    JobTimeout,
-    OutcomeUnknown,
     PennyreelError,
     Result,
     Unavailable,
@@ -30,7 +41,11 @@ from pennyreel_contract import (
 from pennyreel_contract.version import __version__
 from pennyreel_worker import delivery, inputs, results
 from pennyreel_worker.comfy import Comfy, models_missing
-from pennyreel_worker.reporting import EXECUTED, PREPARED, Reporter, listener
+from pennyreel_worker.execution import Executed, Execution
+from pennyreel_worker.gate import Gate
+from pennyreel_worker.gpu import GpuMemory, cost_microusd
+from pennyreel_worker.pacing import Durations, Pace, kind_of
+from pennyreel_worker.reporting import EXECUTED, PREPARED, Listener, Reporter, listener
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.storage import Store
 
@@ -38,7 +53,25 @@ NOTHING = "the job made no output: its output nodes gave none"
 NOTHING_WANTED = "the job made no output of the nodes and kinds asked for; previews only on request"
 
 
-@dataclass
+class Stage(Enum):
+    """Where a job is; what it owns beside its own folders depends on it."""
+
+    PREPARING = "preparing"
+    EXECUTING = "executing"
+    DELIVERING = "delivering"
+    ENDED = "ended"
+
+
+class Jobs(set["Job"]):
+    """The jobs in this process. Hold the lock to look at more than one."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        super().__init__()
+        self.lock = threading.RLock()
+
+
+@dataclass(eq=False)
 class Job:
     """One request on its way through the worker. Each stage is one blocking call."""
 
@@ -48,6 +81,11 @@ class Job:
     comfy: Comfy
     store: Store | None
     reporter: Reporter
+    gate: Gate
+    pace: Pace
+    durations: Durations
+    others: Jobs
+    memory: GpuMemory
     cancel: CancelToken = field(default_factory=CancelToken)
     names: Mapping[str, str] | None = None
     """What the graph says for each input's name, where it differs (the stock dialect)."""
@@ -62,6 +100,15 @@ class Job:
         self.deadline = Deadline(min(wanted, self.settings.max_timeout_s))
         self._began = time.monotonic()
         self._graph: dict[str, Any] = {}
+        self._kind = ""
+        self._arriving = {m.name for m in self.request.models if m.url is not None}
+        self._ensured: Ensured | None = None
+        self.stage = Stage.PREPARING
+        self.paid = False
+        self._execution: Execution | None = None
+        self._told: Listener | None = None
+        self._peak: int | None = None
+        self._unexamined: dict[str, Any] | None = None
         self._models = [(m.folder, m.name) for m in self.request.models]
         self._seed = self.request.seed
         self._folder = f"{self.request.attempt_id}/{uuid.uuid4().hex[:8]}"
@@ -82,6 +129,9 @@ class Job:
         request, attempt = self.request, self.request.attempt_id
         graph = self._resolve()
         self._check_nodes(graph)
+        self._kind = kind_of(graph)
+        self._examine(graph)
+        graph = self._fetch_models(graph)
         if request.seed is not None:
             graph, seeds = graphs.set_seed(graph, request.seed)
             if not seeds:
@@ -101,50 +151,102 @@ class Job:
         self._graph = graphs.prefix_outputs(graph, self._folder)
         self.timings["prepare"] = time.monotonic() - began
 
-    def execute(self) -> tuple[dict[str, Any], Run]:
-        """Run the graph; returns its /history entry and the run."""
-        self.reporter.stage("executing", PREPARED)
-        session = self.comfy.ready(self.deadline, self.cancel)
-        self._check_models(session)
-        began = time.monotonic()
-        with self.comfy.busy():
-            try:
-                run = session.submit(
-                    self._graph,
-                    extra_data={"api_key_comfy_org": self.api_key} if self.api_key else None,
-                    listener=listener(self.reporter, self._graph, previews=self.request.preview),
-                )
-            except (OutcomeUnknown, Unavailable) as problem:
-                raise self._stopped_answering(str(problem)) from None
-            entry = self._wait(session, run)
-        self.timings["execute"] = time.monotonic() - (run.started_at or began)
-        self.warnings += run.warnings
-        return entry, run
+    def execute(self) -> Executed:
+        """Run the graph when its turn has come."""
+        self.pace.prepared(self.job_id)
+        waiting = time.monotonic()
+        with self.gate.turn(self.deadline, self.cancel) as turn:
+            began = time.monotonic()
+            self.timings["queue"] = began - waiting
+            self._at(Stage.EXECUTING)
+            self.reporter.stage("executing", PREPARED)
+            told = self._told = listener(
+                self.reporter,
+                self._graph,
+                previews=self.request.preview,
+                expected_s=self.durations.expected(self._kind),
+            )
+            self.pace.running(self.job_id, told.remaining_s)
+            self._sweep()
+            if self._unexamined:  # ComfyUI was down when it was looked at, and is started now
+                self.comfy.ready(self.deadline, self.cancel, kind=self._kind)
+                self._examine_again()
+            self._execution = Execution(
+                self.comfy,
+                self._graph,
+                self._kind,
+                self.deadline,
+                self.cancel,
+                self.job_id,
+                paid=self.paid,
+                api_key=self.api_key,
+                stall_s=self.settings.stall_s,
+                listener=self._listener(told),
+            )
+            with self.memory.peak() as peak:
+                executed = self._execution.run(turn)
+        self._at(Stage.DELIVERING)
+        self.pace.executed(self.job_id)
+        self._peak = peak.bytes
+        self.durations.learn(self._kind, time.monotonic() - began)
+        self.timings["execute"] = executed.seconds
+        self.warnings += executed.warnings
+        return executed
 
-    def deliver(self, entry: dict[str, Any], run: Run, pool: Executor) -> Result:
+    def deliver(self, executed: Executed, pool: Executor) -> Result:
         """Hand the outputs over and describe them."""
         began = time.monotonic()
         self.reporter.stage("delivering", EXECUTED)
         try:
-            result = self._hand_over(self._gather(entry, run), began, pool)
+            result = self._hand_over(self._gather(executed), began, pool)
         finally:
-            self._remove_strays(entry)
+            self._remove_strays(executed.entry)
         if self.store is not None:
             warning = results.keep(self.store, self.settings.results_prefix, self.request, result)
             if warning:
                 result = result.model_copy(update={"warnings": (*result.warnings, warning)})
         return result
 
+    @property
+    def charged(self) -> bool:
+        """Whether paid nodes of it may have run: then no program may send it again by itself."""
+        return self.paid and self._execution is not None and self._execution.sent
+
     def clean(self) -> None:
         """Leave nothing of the job on the worker's disk."""
+        self._at(Stage.ENDED)
+        if self._ensured is not None:
+            self._ensured.release()
         self.comfy.clean(self.request.attempt_id)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what nobody owns, when no other job's files could be among it."""
+        with self.others.lock:
+            others = [job for job in self.others if job is not self]
+            if not any(job.stage in {Stage.EXECUTING, Stage.DELIVERING} for job in others):
+                living = {job for job in self.others if job.stage is not Stage.ENDED}
+                self.comfy.sweep({job.request.attempt_id for job in living})
+
+    def _at(self, stage: Stage) -> None:
+        with self.others.lock:  # a sweep of another's is not to take this job's previews
+            self.stage = stage
+
+    def _listener(self, tell: Listener) -> Callable[[Event], None]:
+        def listen(event: Event) -> None:
+            tell(event)
+            if isinstance(event, Succeeded):
+                self.pace.executed(self.job_id)  # the next may come while this one is delivered
+
+        return listen
 
     def _resolve(self) -> dict[str, Any]:
         request = self.request
         if request.template is None:
-            return graphs.parse(request.workflow)
+            return graphs.parse(request.workflow, links=False)
         template = templates.load(request.template, self.settings.template_dirs)
         rendered = template.render(dict(request.parameters))
+        # By name only: what an image lacks is not downloaded at a GPU's price unless a job says so.
         self._models += [(m.folder, m.name) for m in rendered.models]
         if self._seed is None:
             drawn = (
@@ -162,28 +264,67 @@ class Job:
                 detail={"nodes": unknown},
             )
 
-    def _wait(self, session: Session, run: Run) -> dict[str, Any]:
-        """Wait for the run; whatever its end, ComfyUI keeps nothing of it and works on nothing."""
+    def _examine(self, graph: dict[str, Any]) -> None:
+        """Refuse what ComfyUI would refuse, and what strangers may not do, before the GPU's turn.
+
+        Where ComfyUI is down nothing is known of its nodes: it will check the graph by itself, and
+        what strangers may not do is looked at again once it is up.
+        """
+        known = self.comfy.catalogue()
+        catalogue = known or NodeCatalogue({})
+        refused = refused_nodes(graph, catalogue, self.settings.allow_nodes)
+        if (problem := refusal(refused)) is not None:
+            raise problem
+        self._unexamined = graph if known is None else None
+        self.paid = known is None or bool(paid_nodes(graph, known))
+        self._check_models()
+        if known is None:
+            return
+        findings = self._findings(graph, known)
+        if any(f.code is Code.MISSING_MODEL for f in findings):
+            # It may have come since: to the network volume, or with another job.
+            findings = self._findings(graph, self.comfy.catalogue(renew=True) or known)
+        if (problem := refusal(findings)) is not None:
+            raise problem
+        self.warnings += sentences(findings)
+
+    def _examine_again(self) -> None:
+        """Look at a graph that came while ComfyUI was down."""
+        graph, known = self._unexamined, self.comfy.catalogue()
+        if graph is None or known is None:
+            return
+        problem = refusal(refused_nodes(graph, known, self.settings.allow_nodes))
+        if problem is not None:
+            raise problem
+        self.paid = bool(paid_nodes(graph, known))
+
+    def _fetch_models(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """Get what the job asks for by URL; returns the graph with the names on the disk."""
+        began = time.monotonic()
+
+        def tell(news: ModelProgress) -> None:
+            if news.total:
+                self.reporter.stage("preparing", PREPARED * news.done / news.total)
+
+        self._ensured = self.comfy.models.jobs.ensure(
+            self.request.models, deadline=self.deadline, cancel=self.cancel, progress=tell
+        )
+        self.warnings += self._ensured.warnings
+        if self._ensured.lease is not None:
+            self.timings["models"] = time.monotonic() - began
+        return rename_models(graph, self._ensured.names)
+
+    def _findings(self, graph: dict[str, Any], catalogue: NodeCatalogue) -> list[Finding]:
+        files = set(self.names or {item.name for item in self.request.inputs})
+        return check(graph, catalogue, files=files, arriving=self._arriving)
+
+    def _check_models(self) -> None:
+        session = self.comfy.living() if self._models else None
         try:
-            return run.wait(self.deadline, self.cancel)
-        except (JobCancelled, JobTimeout):
-            if _still_there(session, run):
-                self.comfy.condemn(f"did not stop work on {run.prompt_id}")
-            raise
-        except Unavailable as problem:
-            raise self._stopped_answering(str(problem)) from None
-        finally:
-            if not self.comfy.stuck:
-                with contextlib.suppress(Unavailable):
-                    # Its entry holds the whole request, the API key included.
-                    session.http.forget(run.prompt_id)
-
-    def _stopped_answering(self, why: str) -> Exception:
-        self.comfy.condemn("stopped answering")
-        return error(Code.COMFY_CRASHED, f"ComfyUI stopped answering: {why}")
-
-    def _check_models(self, session: Session) -> None:
-        missing = models_missing(session.http, self._models)
+            missing = models_missing(session.http, self._models) if session else []
+        except Unavailable:
+            return  # it has died: it will be started anew, and refuse the graph by itself
+        missing = [m for m in missing if m[1] not in self._arriving]
         if missing:
             raise error(
                 Code.MISSING_MODEL,
@@ -191,8 +332,8 @@ class Job:
                 detail={"models": [f"{f}/{n}" for f, n in missing]},
             )
 
-    def _gather(self, entry: dict[str, Any], run: Run) -> list[delivery.Made]:
-        wanted = self.request.outputs
+    def _gather(self, executed: Executed) -> list[delivery.Made]:
+        wanted, entry, run = self.request.outputs, executed.entry, executed.run
         files, texts = collect(entry, temp=wanted.temp, nodes=wanted.nodes, kinds=wanted.kinds)
         images = [
             i
@@ -207,19 +348,20 @@ class Job:
         return made
 
     def _remove_strays(self, entry: dict[str, Any]) -> None:
-        """Remove what nodes wrote outside the job's folder: their prefix came over a link.
+        """Remove previews, and what nodes wrote outside the job's folder (by a linked prefix).
 
-        ComfyUI's cache would still name these files to the next job, so that is emptied, too.
-        Previews stay: they are ComfyUI's own to clear, and nearly every workflow has some.
+        ComfyUI's cache would still name the latter to the next job, so that is emptied, too;
+        of previews the next job is told nothing, unless it asks, and then they are made anew.
         """
-        strays = [f for f in collect(entry)[0] if not f.subfolder.startswith(self._folder)]
-        if not strays:
-            return
+        files = collect(entry, temp=True)[0]
+        strays = [f for f in files if f.temp or not f.subfolder.startswith(self._folder)]
         for stray in strays:
             with contextlib.suppress(PennyreelError, OSError):
                 locate(stray, self.comfy.folders).unlink()
-        with contextlib.suppress(PennyreelError):
-            self.comfy.ready(self.deadline, self.cancel).http.free(unload_models=False)
+        session = self.comfy.living()
+        if session is not None and not all(f.temp for f in strays):
+            with contextlib.suppress(PennyreelError):
+                session.http.free(unload_models=False)
 
     def _hand_over(self, made: list[delivery.Made], began: float, pool: Executor) -> Result:
         """Deliver as asked, or by S3 where it is too large to be returned inline."""
@@ -230,6 +372,7 @@ class Job:
                 "delivery by S3 was asked for, and this worker has no bucket",
                 hint="Set BUCKET_* on the endpoint, or ask for inline delivery.",
             )
+        artifacts: tuple[Artifact, ...] | None
         if self.store is None or how == "inline":
             artifacts = delivery.inline(made, limit=limit)
             result = None if artifacts is None else self._describe(artifacts, began)
@@ -238,7 +381,15 @@ class Job:
             if self.store is None:
                 raise delivery.too_large(made, limit)
             self.warnings.append("too large to return inline: delivered by S3")
-        result = self._describe(self._to_store(made, self.store, pool), began)
+        try:
+            artifacts = self._to_store(made, self.store, pool)
+        except JobFailed as problem:
+            # It is made and paid for: hand it over as it may be, rather than not at all.
+            artifacts = delivery.inline(made, limit=limit) if how == "auto" else None
+            if artifacts is None or problem.code != Code.STORAGE_FAILED.value:
+                raise
+            self.warnings.append(f"returned inline, since the bucket failed: {problem}")
+        result = self._describe(artifacts, began)
         if delivery.measure(result.wire()) > limit:  # thousands of files, each with a long URL
             raise delivery.too_large(made, limit)
         return result
@@ -262,21 +413,17 @@ class Job:
         self.timings |= {"deliver": now - began, "total": now - self._began}
         gpu = self.comfy.gpu()
         seconds = round(self.timings.get("execute", 0.0), 3)
+        used = {"seconds": seconds, "peak_vram_bytes": self._peak}
         return Result(
             contract=self.request.contract,
             attempt_id=self.request.attempt_id,
             artifacts=artifacts,
             timings={k: round(v, 3) for k, v in self.timings.items()},
-            gpu=gpu.model_copy(update={"seconds": seconds}) if gpu else None,
+            nodes=self._told.nodes() if self._told else (),
+            gpu=gpu.model_copy(update=used) if gpu else None,
+            cost_microusd=cost_microusd(seconds, self.settings.gpu_usd_per_s),
             seed=self._seed,
             warnings=tuple(self.warnings),
             metadata=self.request.metadata,
             worker={"pennyreel": __version__, "worker_id": self.settings.worker_id},
         )
-
-
-def _still_there(session: Session, run: Run) -> bool:
-    try:
-        return run.prompt_id in session.http.queue()
-    except Unavailable:
-        return True

@@ -6,27 +6,37 @@ ComfyUI takes seconds to start and the SDK about two to import, so the child is 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
-import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pennyreel_comfy.waiting import CancelToken
 from pennyreel_contract import JobCancelled, PennyreelError
 from pennyreel_worker.comfy import Comfy
-from pennyreel_worker.log import log, set_up
+from pennyreel_worker.gpu import GpuMemory
+from pennyreel_worker.log import catch_all, log, redactor, secrets_of, set_up
+from pennyreel_worker.prefetch import Prefetch, find
 from pennyreel_worker.settings import Settings
+from pennyreel_worker.startup import COMFYUI, IMPORTED, READY, SDK, SPAWNED, WARM, Startup, announce
+from pennyreel_worker.warmup import warm_up
+
+if TYPE_CHECKING:
+    from pennyreel_worker.app import Worker
 
 PROGRESS_S = 10.0
 
 
 def main() -> int:
     """Run the worker until it is told to stop; returns the exit code."""
-    began = time.monotonic()
+    startup = Startup()
+    startup.mark(IMPORTED)
     set_up()
+    catch_all()
     # Its default is DEBUG, which prints every handler's output, presigned URLs included.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "INFO")
     stop = CancelToken()
@@ -37,17 +47,38 @@ def main() -> int:
     _end_forks_with_us()
     try:
         settings = Settings.from_env(os.environ)
+        set_up(log_format=settings.log_format, worker_id=settings.worker_id)
+        redactor.add([*secrets_of(settings), os.environ.get("RUNPOD_AI_API_KEY")])
         comfy = Comfy(settings)
     except PennyreelError as problem:
         log.error("%s: %s. %s", problem.code, problem, problem.hint)
         return 1
+    prefetch = None
     try:
         _start(comfy)
-        return _serve(settings, comfy, stop, began)
+        startup.mark(SPAWNED)
+        prefetch = _prefetch(settings, comfy)
+        return _serve(settings, comfy, stop, startup)
     except SystemExit as stopped:  # the SDK's, at a signal or after a local test
         return stopped.code if isinstance(stopped.code, int) else 0
     finally:
+        if prefetch is not None:
+            prefetch.stop()
         comfy.stop()
+
+
+def _prefetch(settings: Settings, comfy: Comfy) -> Prefetch | None:
+    """Have the models that the operator names read beside ComfyUI's start."""
+    if not settings.prefetch:
+        return None
+    wanted = find(
+        settings.prefetch, [root.path for root in comfy.models.roots], settings.template_dirs
+    )
+    for name in wanted.missing:
+        log.warning("PENNYREEL_PREFETCH: there is no %s", name)
+    prefetch = Prefetch(wanted.files)
+    prefetch.start()
+    return prefetch
 
 
 def _start(comfy: Comfy) -> None:
@@ -91,28 +122,32 @@ def _end_forks_with_us() -> None:
     os.register_at_fork(after_in_child=in_child)
 
 
-def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, began: float) -> int:
+def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup) -> int:
     import runpod  # noqa: PLC0415 - 2 s: beside ComfyUI's start, not before it
     from runpod.serverless.modules import rp_http  # noqa: PLC0415
+    from runpod.serverless.modules.worker_state import JobsProgress  # noqa: PLC0415
 
+    from pennyreel_worker import loop  # noqa: PLC0415 - imports the SDK
     from pennyreel_worker.app import Worker  # noqa: PLC0415 - brings boto3
     from pennyreel_worker.handler import handle  # noqa: PLC0415
 
-    imported = time.monotonic()
+    startup.mark(SDK)
     try:
         comfy.first_ready(stop)
+        startup.mark(COMFYUI)
+        _warm_up(settings, comfy, stop)
+        startup.mark(WARM)
     except JobCancelled:
         return 0
     except PennyreelError as problem:
         _report(comfy, problem)
-    log.info(
-        "ready in %.1f s (SDK %.1f s, ComfyUI %.1f s): %s",
-        time.monotonic() - began,
-        imported - began,
-        comfy.process.started_s or 0.0,
-        comfy.line(),
-    )
-    worker = Worker(settings, comfy, _Poster(rp_http.JOB_DONE_URL).post)
+    memory = GpuMemory.find(comfy.stats, visible=settings.cuda_devices)
+    poster = _Poster(rp_http.JOB_DONE_URL)
+    worker = Worker(settings, comfy, poster.post, startup=startup, memory=memory)
+    startup.mark(READY)
+    log.info("taking jobs after %.1f s", startup.uptime_s())
+    # Beside the first jobs: reading all nodes takes half a second.
+    threading.Thread(target=_announce, args=(worker, startup), daemon=True).start()
 
     async def entry(job: dict[str, Any]) -> dict[str, Any]:
         return await handle(worker, job)
@@ -124,13 +159,29 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, began: float) ->
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # now an exception does no harm
     if stop.cancelled:
         return 0
+    paced = loop.install(worker)
+    # The stock loop takes jobs from idle workers with a second slot, and sleeps when it is full.
+    modifier = {} if paced else {"concurrency_modifier": lambda _: 1}
     try:
-        runpod.serverless.start(
-            {"handler": entry, "concurrency_modifier": lambda _: settings.concurrency}
-        )
+        runpod.serverless.start({"handler": entry, **modifier})
     finally:
+        late = [] if paced else JobsProgress().get_job_list() or []
         worker.close()
-    return 0
+    asyncio.run(loop.post_leftovers(late))
+    return 1 if worker.broken else 0
+
+
+def _warm_up(settings: Settings, comfy: Comfy, stop: CancelToken) -> None:
+    session = comfy.living()
+    if settings.warmup and session is not None:
+        warm_up(session, settings, comfy.folders, stop)
+        comfy.sweep(())
+
+
+def _announce(worker: Worker, startup: Startup) -> None:
+    if worker.comfy.living() is not None:
+        with contextlib.suppress(PennyreelError):  # it has died since: its jobs will tell
+            announce(worker.describe(), startup)
 
 
 class _Poster:

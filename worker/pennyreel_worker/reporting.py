@@ -11,13 +11,15 @@ import asyncio
 import base64
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pennyreel_comfy.events import Event, Image
-from pennyreel_comfy.tracker import Tracker
+from pennyreel_comfy.tracker import NodeClock, Tracker
 from pennyreel_contract import Progress
+from pennyreel_contract.result import NodeTiming
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +27,24 @@ MIN_INTERVAL_S = 0.4
 PREPARED, EXECUTED = 5.0, 95.0
 """Where the stages lie in the job's percentage."""
 
-MAX_PREVIEW = 200_000
+MAX_PREVIEW = 100_000
+"""Bytes of a thumbnail. ComfyUI's are JPEGs of 10 to 60 kB at its 512 pixels; larger ones are
+dropped, since nothing here could scale them down."""
+
+PREVIEW_S = 1.0
+"""Thumbnails are no more frequent than this: each is dozens of times as large as the rest."""
+
+_PREVIEWS = {"image/jpeg", "image/png", "image/webp"}
 
 Post = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Reporter:
-    """One job's progress. `offer` may be called from any thread; the rest from the event loop."""
+    """One job's progress. `offer` may be called from any thread; the rest from the event loop.
+
+    One post is under way at a time, and no more than one each `interval_s`. Of what could not be
+    sent in between, the newest of each stage is kept, so that every stage is told, and its last.
+    """
 
     def __init__(self, post: Post, *, interval_s: float = MIN_INTERVAL_S) -> None:
         """Begin without posting anything."""
@@ -39,15 +52,22 @@ class Reporter:
         self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
-        self._next: Progress | None = None
+        self._pending: list[Progress] = []
         self._percent = 0.0
         self._closed = False
+        self._lock = threading.Lock()
         self._task = self._loop.create_task(self._run())
 
     def offer(self, progress: Progress) -> None:
         """Report this unless something newer comes before it can be sent."""
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
-            self._loop.call_soon_threadsafe(self._take, progress)
+        with self._lock:
+            if self._closed:
+                return
+            first = not self._pending
+            self._merge(progress)
+        if first:  # else it knows: to wake it for each of a sampler's events would cost more
+            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
+                self._loop.call_soon_threadsafe(self._news.set)
 
     def stage(self, stage: str, percent: float) -> None:
         """Report that a stage begins."""
@@ -55,24 +75,26 @@ class Reporter:
 
     async def close(self) -> None:
         """Send nothing more; return when the post under way, if any, was answered."""
-        self._closed = True
-        self._next = None
+        with self._lock:
+            self._closed = True
+            self._pending.clear()
         self._news.set()
         await asyncio.wait({self._task})
 
-    def _take(self, progress: Progress) -> None:
-        if self._closed:
-            return
+    def _merge(self, progress: Progress) -> None:
         self._percent = max(self._percent, progress.percent)
-        self._next = progress.model_copy(update={"percent": round(self._percent, 1)})
-        self._news.set()
+        changes: dict[str, Any] = {"percent": round(self._percent, 1)}
+        if self._pending and self._pending[-1].stage == progress.stage:
+            changes["preview"] = progress.preview or self._pending.pop().preview
+        self._pending.append(progress.model_copy(update=changes))
 
     async def _run(self) -> None:
         while not self._closed:
             await self._news.wait()
             self._news.clear()
-            progress, self._next = self._next, None
-            if progress is None or self._closed:
+            with self._lock:
+                progress = self._pending.pop(0) if self._pending else None
+            if progress is None:
                 continue
             began = time.monotonic()
             try:
@@ -82,6 +104,8 @@ class Reporter:
             left = self._interval_s - (time.monotonic() - began)
             if left > 0 and not self._closed:
                 await self._pause(left)
+            if self._pending:
+                self._news.set()
 
     async def _pause(self, seconds: float) -> None:
         """Keep to the interval, ended early by `close` only."""
@@ -90,26 +114,47 @@ class Reporter:
             self._news.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._news.wait(), limit - self._loop.time())
-        if self._next is not None:
-            self._news.set()
 
 
-def listener(
-    reporter: Reporter, graph: Mapping[str, Any], *, previews: bool
-) -> Callable[[Event], None]:
-    """Return what turns a session's events into progress of the whole job."""
-    tracker = Tracker(graph)
-    latest: dict[str, str] = {}
+class Listener:
+    """Hears a session's events: tells of them, times the nodes, and estimates the end.
 
-    def listen(event: Event) -> None:
+    Called in the session's reader thread; what it returns may be asked from any.
+    """
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        graph: Mapping[str, Any],
+        *,
+        previews: bool = False,
+        expected_s: float | None = None,
+        deliver_s: float = 0.0,
+    ) -> None:
+        """See `listener`."""
+        self._reporter = reporter
+        self._classes = {n: str(v.get("class_type", "")) for n, v in graph.items()}
+        self._tracker = Tracker(graph, expected_s=expected_s)
+        self._clock = NodeClock(graph)
+        self._previews = previews
+        self._deliver_s = deliver_s
+        self._preview: str | None = None
+        self._shown_at = -PREVIEW_S
+        self._node: str | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take one event of the job."""
         if isinstance(event, Image):
-            if previews and len(event.data) <= MAX_PREVIEW:
-                latest["preview"] = _data_uri(event)
+            self._keep(event)
             return
-        position = tracker.feed(event)
+        self._clock.feed(event)
+        position = self._tracker.feed(event)
         if position is None:
             return
-        reporter.offer(
+        self._node = position.node
+        preview, self._preview = self._preview, None
+        eta_s = None if position.eta_s is None else round(position.eta_s + self._deliver_s, 1)
+        self._reporter.offer(
             Progress(
                 percent=PREPARED + position.fraction * (EXECUTED - PREPARED),
                 stage="executing",
@@ -117,12 +162,50 @@ def listener(
                 node_class=position.node_class,
                 step=position.step,
                 steps=position.steps,
-                eta_s=position.eta_s,
-                preview=latest.pop("preview", None),
+                eta_s=eta_s,
+                preview=preview,
             )
         )
 
-    return listen
+    def remaining_s(self) -> float | None:
+        """Return the seconds until the graph has run; None where nobody knows."""
+        return self._tracker.remaining_s()
+
+    def nodes(self) -> tuple[NodeTiming, ...]:
+        """Return how long each node ran, the longest first."""
+        return self._clock.timings()
+
+    def _keep(self, image: Image) -> None:
+        """Hold a thumbnail for the next progress; images that are results are none."""
+        if not self._previews or image.mime not in _PREVIEWS or len(image.data) > MAX_PREVIEW:
+            return
+        if self._classes.get(image.node or self._node or "") == "SaveImageWebsocket":
+            return
+        now = time.monotonic()
+        if now - self._shown_at >= PREVIEW_S:
+            self._shown_at = now
+            self._preview = _data_uri(image)
+
+
+def listener(
+    reporter: Reporter,
+    graph: Mapping[str, Any],
+    *,
+    previews: bool,
+    expected_s: float | None = None,
+    deliver_s: float = 0.0,
+) -> Listener:
+    """Return what turns a session's events into progress of the whole job.
+
+    Args:
+        reporter: gets the progress.
+        graph: as submitted.
+        previews: whether thumbnails were asked for.
+        expected_s: seconds on the GPU, as former jobs of this kind took.
+        deliver_s: seconds that delivery takes afterwards; the ETA told is of the whole job.
+
+    """
+    return Listener(reporter, graph, previews=previews, expected_s=expected_s, deliver_s=deliver_s)
 
 
 def _data_uri(image: Image) -> str:

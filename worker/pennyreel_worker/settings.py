@@ -19,6 +19,9 @@ from pennyreel_worker.buckets import ADDRESSING, Bucket, make_bucket
 
 DEFAULT_ROOT = Path("/comfyui")
 START_S = 180.0
+MAX_HELD = 2
+"""Jobs that a worker has at most: one on the GPU, one being prepared or delivered."""
+
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -29,8 +32,13 @@ class Settings:
 
     comfy_root: Path = DEFAULT_ROOT
     comfy_command: tuple[str, ...] | None = None
+    comfy_options: tuple[str, ...] = ()
     work_dir: Path | None = None
-    concurrency: int = 1
+    hold: int = MAX_HELD
+    lead_s: float | None = None
+    stall_s: float = 900.0
+    drain_s: float = 60.0
+    least_free_bytes: int = 256 * 1024**2
     bucket: Bucket | None = None
     key_template: str = "pennyreel/{attempt_id}/{name}"
     results_prefix: str = "results/"
@@ -41,6 +49,19 @@ class Settings:
     input_max_bytes: int = 5 * 1024**3
     input_timeout_s: float = 600.0
     allow_hosts: frozenset[str] = frozenset()
+    allow_nodes: frozenset[str] = frozenset()
+    model_roots: tuple[Path, ...] = ()
+    model_dir: Path | None = None
+    model_hosts: frozenset[str] = frozenset()
+    model_max_bytes: int = 50 * 1024**3
+    model_disk_bytes: int = 100 * 1024**3
+    hf_token: str | None = field(default=None, repr=False)
+    civitai_token: str | None = field(default=None, repr=False)
+    warmup: str | None = None
+    prefetch: tuple[str, ...] = ()
+    gpu_usd_per_s: float | None = None
+    cuda_devices: str | None = None
+    log_format: str = "text"
     inline_max_bytes: int | None = None
     refresh_worker: bool = False
     previews: bool = False
@@ -60,14 +81,21 @@ class Settings:
         """
         read = _Reader(env)
         command = read.text("PENNYREEL_COMFYUI_COMMAND")
+        options = read.text("PENNYREEL_COMFYUI_OPTIONS")
+        models = read.text("PENNYREEL_MODEL_DIR")
         work = read.text("PENNYREEL_WORK_DIR")
         refresh = read.flag("REFRESH_WORKER")
         return cls(
             comfy_root=Path(read.text("PENNYREEL_COMFYUI_ROOT") or DEFAULT_ROOT),
-            comfy_command=_command(command) if command else None,
+            comfy_command=_command("PENNYREEL_COMFYUI_COMMAND", command) if command else None,
+            comfy_options=_command("PENNYREEL_COMFYUI_OPTIONS", options) if options else (),
             work_dir=Path(work) if work else None,
             # A refresh stops the whole pod: it would take a second job with it.
-            concurrency=1 if refresh else read.integer("PENNYREEL_CONCURRENCY", 1, least=1),
+            hold=1 if refresh else _hold(read),
+            lead_s=read.number("PENNYREEL_LEAD_S", 0) if read.text("PENNYREEL_LEAD_S") else None,
+            stall_s=read.seconds("PENNYREEL_STALL_S", 900.0),
+            drain_s=read.number("PENNYREEL_DRAIN_S", 60.0),
+            least_free_bytes=read.integer("PENNYREEL_LEAST_FREE_BYTES", 256 * 1024**2),
             bucket=_bucket(read),
             key_template=_key_template(read.text("PENNYREEL_S3_KEY_TEMPLATE")),
             default_timeout_s=read.seconds("PENNYREEL_JOB_TIMEOUT_S", 3600.0),
@@ -77,6 +105,19 @@ class Settings:
             input_max_bytes=read.integer("PENNYREEL_INPUT_MAX_BYTES", 5 * 1024**3, least=1),
             input_timeout_s=read.seconds("PENNYREEL_INPUT_TIMEOUT_S", 600.0),
             allow_hosts=frozenset(h.lower() for h in read.parts("PENNYREEL_ALLOW_HOSTS", ",")),
+            allow_nodes=frozenset(read.parts("PENNYREEL_ALLOW_NODES", ",")),
+            model_roots=tuple(Path(p) for p in read.parts("PENNYREEL_MODEL_ROOTS", ":")),
+            model_dir=Path(models) if models else None,
+            model_hosts=frozenset(h.lower() for h in read.parts("PENNYREEL_MODEL_HOSTS", ",")),
+            model_max_bytes=read.integer("PENNYREEL_MODEL_MAX_BYTES", 50 * 1024**3, least=1),
+            model_disk_bytes=read.integer("PENNYREEL_MODEL_DISK_BYTES", 100 * 1024**3, least=1),
+            hf_token=read.text("HF_TOKEN") or None,
+            civitai_token=read.text("CIVITAI_API_KEY") or None,
+            warmup=read.text("PENNYREEL_WARMUP") or None,
+            prefetch=read.parts("PENNYREEL_PREFETCH", ","),
+            gpu_usd_per_s=read.number("PENNYREEL_GPU_USD_PER_S", 0) or None,
+            cuda_devices=read.text("CUDA_VISIBLE_DEVICES") or None,
+            log_format=read.choice("PENNYREEL_LOG_FORMAT", ("text", "json")) or "text",
             inline_max_bytes=read.integer("PENNYREEL_INLINE_MAX_BYTES", 0) or None,
             refresh_worker=refresh,
             previews=read.flag("PENNYREEL_PREVIEWS"),
@@ -157,14 +198,21 @@ def _bad(name: str, value: str, wanted: str) -> Exception:
     )
 
 
-def _command(value: str) -> tuple[str, ...]:
+def _command(name: str, value: str) -> tuple[str, ...]:
     try:
         parts = json.loads(value)
     except ValueError:
         parts = None
     if not isinstance(parts, list) or not all(isinstance(p, str) for p in parts) or not parts:
-        raise _bad("PENNYREEL_COMFYUI_COMMAND", value, 'a JSON list such as ["python", "main.py"]')
+        raise _bad(name, value, 'a JSON list of texts, such as ["python", "main.py"]')
     return tuple(parts)
+
+
+def _hold(read: _Reader) -> int:
+    held = read.integer("PENNYREEL_CONCURRENCY", MAX_HELD, least=1)
+    if held > MAX_HELD:
+        raise _bad("PENNYREEL_CONCURRENCY", str(held), "1 or 2: only one job is on the GPU")
+    return held
 
 
 def _key_template(value: str) -> str:

@@ -6,11 +6,12 @@ the trailers that boto3 sends since 1.36. No credential ever reaches a message.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -74,7 +75,13 @@ class Store:
                 signature_version="s3v4",
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
-                s3={"addressing_style": settings.addressing},  # type: ignore[arg-type]
+                s3={  # type: ignore[arg-type]
+                    "addressing_style": settings.addressing,
+                    # A body is hashed once, for the result, which covers it from our disk to the
+                    # client's. To sign it, too, would be a second pass over each file. Stores that
+                    # take presigned URLs take unsigned bodies; of the others nothing is known.
+                    "payload_signing_enabled": not settings.presigns,
+                },
                 retries={"mode": "standard", "max_attempts": settings.attempts},
                 connect_timeout=10,
                 read_timeout=60,
@@ -91,20 +98,23 @@ class Store:
         ending.join(_LEAVE_S)
         self._client.close()
 
+    @contextlib.contextmanager
     def upload(
         self, path: Path, key: str, mime: str, *, deadline: Deadline, cancel: CancelToken
-    ) -> str:
-        """Stream a file to `key`, in parts where it is large; returns its s3:// URL."""
-        doing = f"the upload of {path.name}"
-        self._transfer(
-            doing,
+    ) -> Iterator[str]:
+        """Stream a file to `key`, in parts where it is large; yields its s3:// URL.
+
+        The body of the `with` runs while the upload does; the file is there when the `with` ends.
+        """
+        with self._transfer(
+            f"the upload of {path.name}",
             lambda watch: self._transfers.upload(
                 str(path), self.bucket, key, {"ContentType": mime}, [watch]
             ),
             deadline,
             cancel,
-        )
-        return f"s3://{self.bucket}/{key}"
+        ):
+            yield f"s3://{self.bucket}/{key}"
 
     def put(self, key: str, body: bytes, mime: str) -> str:
         """Store a small object; returns its s3:// URL."""
@@ -155,12 +165,13 @@ class Store:
                 Code.INPUT_TOO_LARGE,
                 f"{url} has {head['ContentLength']} bytes; at most {most} are taken",
             )
-        self._transfer(
+        with self._transfer(
             f"reading {url}",
             lambda watch: self._transfers.download(bucket, key, str(path), None, [watch]),
             deadline,
             cancel,
-        )
+        ):
+            pass
 
     def get_json(self, key: str) -> dict[str, Any] | None:
         """Read a stored JSON object, or None where there is none."""
@@ -179,27 +190,36 @@ class Store:
             return None
         return body if isinstance(body, dict) else None
 
+    @contextlib.contextmanager
     def _transfer(
         self,
         doing: str,
         start: Callable[[BaseSubscriber], Any],
         deadline: Deadline,
         cancel: CancelToken,
-    ) -> None:
-        """Wait for a transfer, which ends early when the job is cancelled or out of time.
+    ) -> Iterator[None]:
+        """Start a transfer, and wait for it at the end of the `with`.
 
-        s3transfer and not upload_file: that one can only be stopped by an exception in a callback,
-        which botocore takes for a broken connection and tries again.
+        It ends early when the job is cancelled or out of time, or the body raises. s3transfer and
+        not upload_file: that one can only be stopped by an exception in a callback, which botocore
+        takes for a broken connection and tries again.
         """
         watch = _Watch()
         cancel.on_cancel(watch.news.set)
         try:
             future = self._do(doing, lambda: start(watch))
-            while not watch.ended.is_set() and not cancel.cancelled and not deadline.expired:
-                watch.news.wait(deadline.left(60.0))
-            if not watch.ended.is_set():
-                future.cancel()
-                watch.ended.wait(_LEAVE_S)
+            try:
+                yield
+                while not watch.ended.is_set() and not cancel.cancelled and not deadline.expired:
+                    watch.news.wait(deadline.left(60.0))
+            except OSError as problem:  # the body reads the same file
+                raise _translate(problem, doing) from None
+            finally:
+                done = watch.ended.is_set()
+                if not done:
+                    future.cancel()
+                    watch.ended.wait(_LEAVE_S)
+            if not done:
                 cancel.check()
                 raise deadline.error(doing)
             self._do(doing, future.result)

@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": _Command("demo", "See the whole path work on this machine, at no cost."),
     "dev": _Command("dev", "Run an emulated RunPod with real workers on this machine."),
     "doctor": _Command("doctor", "Check this machine and say what is missing."),
+    "models": _Command("models", "List, fetch, check and clear out ComfyUI's models."),
     "result": _Command("result", "Wait for a job by its handle and fetch its files."),
     "run": _Command("run", "Run a workflow and save what it makes."),
     "templates": _Command("templates", "List the built-in workflows, or show one's parameters."),

@@ -28,7 +28,7 @@ from pennyreel_comfy.install.layout import Installation, Layout, child_env
 from pennyreel_comfy.install.lock import read_lock
 from pennyreel_comfy.install.planning import Plan, Request, make_plan
 from pennyreel_comfy.install.removal import UserFiles, uninstall, user_files
-from pennyreel_comfy.install.stages import perform
+from pennyreel_comfy.install.stages import STAGES, perform
 from pennyreel_comfy.install.state import State, claim, exclusive
 from pennyreel_contract.errors import Code, error
 
@@ -47,6 +47,7 @@ __all__ = [
     "UserFiles",
     "child_env",
     "install",
+    "install_until",
     "plan",
     "uninstall",
     "user_files",
@@ -92,6 +93,48 @@ def install(
 
     Raises SetupNeeded (`install_failed`); its detail has the tail of what failed.
     """
+    request = Request(source=str(source), device=device, frontend=frontend)
+    layout = _perform(root, request, report, tools, verify=verify, reinstall=reinstall, until=None)
+    done = Installation.load(layout.root)
+    if done is None:
+        raise error(Code.INTERNAL, f"The installation in {layout.root} is not complete.")
+    return done
+
+
+def install_until(
+    stage: str,
+    root: Path,
+    *,
+    source: str | Path = "auto",
+    device: str = "auto",
+    report: Report,
+    tools: Tools | None = None,
+) -> None:
+    """Do the stages up to `stage` and stop there: an image has a layer for each part.
+
+    `install` with the same options goes on from there. Raises as `install` does.
+    """
+    names = [one.name for one in STAGES]
+    if stage not in names:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"There is no stage {stage!r}.",
+            hint=f"Use one of: {', '.join(names)}.",
+        )
+    request = Request(source=str(source), device=device)
+    _perform(root, request, report, tools, verify=True, reinstall=False, until=stage)
+
+
+def _perform(
+    root: Path,
+    request: Request,
+    report: Report,
+    tools: Tools | None,
+    *,
+    verify: bool,
+    reinstall: bool,
+    until: str | None,
+) -> Layout:
     layout = Layout(Path(root).absolute())
     tools = tools or Tools()
     if not tools.interpreter:
@@ -104,18 +147,15 @@ def install(
                 layout.state.unlink(missing_ok=True)
             job = Job(
                 layout=layout,
-                request=Request(source=str(source), device=device, frontend=frontend),
+                request=request,
                 lock=read_lock(),
                 tools=tools,
                 report=report,
                 state=State(layout.state),
             )
-            perform(job, check=verify)
+            perform(job, check=verify, until=until)
     except (OSError, shutil.Error) as problem:
         raise error(
             Code.INSTALL_FAILED, f"The installation in {layout.root} failed: {problem}"
         ) from problem
-    done = Installation.load(layout.root)
-    if done is None:
-        raise error(Code.INTERNAL, f"The installation in {layout.root} is not complete.")
-    return done
+    return layout

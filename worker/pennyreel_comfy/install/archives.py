@@ -25,22 +25,34 @@ _LEFT_OUT_ANYWHERE = frozenset({".git", "__pycache__", ".mypy_cache", ".ruff_cac
 
 def unpack_wheel_folder(wheel: Path, folder: str, target: Path) -> None:
     """Unpack one folder of a wheel (a zip) to `target`."""
-    prefix = f"{folder.strip('/')}/"
     with zipfile.ZipFile(wheel) as archive:
-        budget = _Budget(wheel)
-        for info in archive.infolist():
-            if not info.filename.startswith(prefix) or info.filename == prefix:
-                continue
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _unsafe(wheel, info.filename)
-            place = _inside(target, info.filename[len(prefix) :], wheel)
-            if info.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
-            else:
-                budget.spend(info.file_size)
-                with archive.open(info) as source:
-                    _write(source, place)
+        _unpack_zip(archive, wheel, f"{folder.strip('/')}/", target)
+
+
+def unpack_zip(path: Path, target: Path) -> None:
+    """Unpack a zip to `target`, less the one folder that holds all of it, if there is one."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        first = names[0].partition("/")[0] + "/" if names else ""
+        prefix = first if all(name.startswith(first) for name in names) else ""
+        _unpack_zip(archive, path, prefix, target)
+
+
+def _unpack_zip(archive: zipfile.ZipFile, path: Path, prefix: str, target: Path) -> None:
+    budget = _Budget(path)
+    for info in archive.infolist():
+        if not info.filename.startswith(prefix) or info.filename == prefix:
+            continue
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _unsafe(path, info.filename)
+        place = _inside(target, info.filename[len(prefix) :], path)
+        if info.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            budget.spend(info.file_size)
+            with archive.open(info) as source:
+                _write(source, place)
 
 
 def unpack_release(tarball: Path, target: Path) -> None:

@@ -65,10 +65,27 @@ class Requirements(_Table):
     pins: tuple[str, ...]
 
 
+class NodePack(_Table):
+    """A node pack of the image, pinned by its commit."""
+
+    name: str
+    repository: str
+    commit: str
+    licence: str
+
+
+class Nodes(_Table):
+    """The node packs of the image, and the pins of what they require."""
+
+    packs: tuple[NodePack, ...]
+    pins: tuple[str, ...]
+
+
 class _File(_Table):
     comfyui: ComfyPin
     torch: TorchPin
     requirements: Requirements
+    nodes: Nodes
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,7 @@ class Lock:
     comfyui: ComfyPin
     torch: TorchPin
     requirements: Requirements
+    nodes: Nodes
     digest: str
     """Of the file: two installations of one digest have the same content."""
 
@@ -91,5 +109,6 @@ def read_lock() -> Lock:
         comfyui=file.comfyui,
         torch=file.torch,
         requirements=file.requirements,
+        nodes=file.nodes,
         digest=hashlib.sha256(raw.replace(b"\r\n", b"\n")).hexdigest()[:16],
     )

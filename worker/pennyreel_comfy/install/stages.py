@@ -59,9 +59,14 @@ class Stage:
     needs: tuple[str, ...] = ()
 
 
-def perform(job: Job, *, check: bool) -> None:
-    """Run all stages, skipping the complete ones. `check`: including the two that verify."""
+def perform(job: Job, *, check: bool, until: str | None = None) -> None:
+    """Run all stages, skipping the complete ones. `check`: including the two that verify.
+
+    `until`: no further than this stage; a later run takes it from there.
+    """
     stages = [stage for stage in STAGES if check or stage.name not in _CHECKS]
+    if until is not None:
+        stages = stages[: [stage.name for stage in stages].index(until) + 1]
     _choose(job, len(stages) + 1)
     for index, stage in enumerate(stages, start=2):
         job.stage = stage.name

@@ -105,7 +105,8 @@ def render_once(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
         base = Path(name)
-        argv = [*command(port), *_scratch(base)]
+        argv = [*command(port), "--disable-all-custom-nodes", "--disable-api-nodes"]
+        argv += scratch(base)
         with closing(Child(argv, env=env, cwd=base, log=log)) as child, requests.Session() as http:
             http.trust_env = False  # no proxy between us and ourselves
             server = _Server(http, f"http://127.0.0.1:{port}", child, deadline)
@@ -187,9 +188,9 @@ class _Server:
         )
 
 
-def _scratch(base: Path) -> Sequence[str]:
-    arguments = ["--disable-all-custom-nodes", "--disable-api-nodes"]
-    arguments += ["--database-url", "sqlite:///:memory:"]
+def scratch(base: Path) -> Sequence[str]:
+    """Make folders under `base`; return the options with which ComfyUI writes nowhere else."""
+    arguments = ["--database-url", "sqlite:///:memory:"]
     for name in ("input", "output", "temp", "user"):
         (base / name).mkdir()
         arguments += [f"--{name}-directory", str(base / name)]

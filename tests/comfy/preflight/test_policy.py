@@ -1,0 +1,258 @@
+"""What an untrusted graph may not do is refused; what looks like it in a prompt is not."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from comfy.preflight.graphs import diffusion, image, node, text
+from pennyreel_comfy.preflight import NodeCatalogue, paid_nodes, refusal, refused_nodes
+from pennyreel_comfy.preflight.paths import path_like, unsafe
+from pennyreel_comfy.preflight.tables import table
+from pennyreel_contract import Code
+
+ESCAPES = [
+    "/etc/passwd",
+    "../../secret.png",
+    "a/../../b.png",
+    "..",
+    "a\\..\\..\\b",
+    "C:\\Windows\\win.ini",
+    "c:/x",
+    "\\\\host\\share",
+    "~/.ssh/id_rsa",
+    "file:///etc/passwd",
+    "FILE:/etc/passwd",
+    "http://169.254.169.254/latest/meta-data",
+    "https://example.com/a.png",
+    "ftp://h/x",
+    "  /etc/passwd",
+    '"/etc/passwd"',
+    "ok.png\n/etc/passwd",
+    "a\0b",
+]
+INSIDE = ["x", "a/b.png", "ComfyUI", "%date:yyyy-MM-dd%/x", "a..b", "v1.0/x", "...", "", "a: b"]
+PROMPTS = [
+    "/imagine a cat and/or a dog, ../.. in a jar",
+    "http://example.com/a.png in the style of a 1990s website",
+    "/etc/passwd written on a wall",
+    "file:///etc/passwd",
+    "C:\\Windows on a screen",
+    "a cat [output]",
+    "~/home sweet home",
+]
+
+
+@pytest.mark.parametrize("value", ESCAPES)
+def test_a_path_that_leads_out_is_refused_in_any_node(value: str, catalogue: NodeCatalogue) -> None:
+    graph = image()
+    graph["3"]["inputs"]["filename_prefix"] = value
+    graph["8"] = node("SomeUnknownNode", output_path=value, imageFile=value, text=value)
+    graph["9"] = node("LoadImage", image=value)
+    found = refused_nodes(graph, catalogue)
+    assert {(f.node, f.input) for f in found} == {
+        *{("3", "filename_prefix"), ("8", "output_path"), ("8", "imageFile"), ("9", "image")},
+    }
+    assert {f.code for f in found} == {Code.NODE_REFUSED}
+    refused = refusal(found)
+    assert refused is not None
+    assert refused.code == Code.NODE_REFUSED
+
+
+@pytest.mark.parametrize("value", [*ESCAPES, "other.png [output]"])
+def test_files_are_held_inside_while_nothing_is_known_of_the_classes(value: str) -> None:
+    graph = {"1": node("LoadImage", image=value), "2": node("VHS_LoadVideo", video=value)}
+    assert [f.node for f in refused_nodes(graph, {})] == ["1", "2"]
+    assert refused_nodes({**image(), "1": node("LoadImage", image="mine.png")}, {}) == []
+
+
+@pytest.mark.parametrize("value", INSIDE)
+def test_a_path_that_stays_inside_is_fine(value: str, catalogue: NodeCatalogue) -> None:
+    graph = image()
+    graph["3"]["inputs"]["filename_prefix"] = value
+    graph["8"] = node("SomeUnknownNode", output_path=value)
+    assert unsafe(value) is None
+    assert refused_nodes(graph, catalogue) == []
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_is_never_refused(prompt: str, catalogue: NodeCatalogue) -> None:
+    graph = diffusion("x.safetensors")
+    graph["2"]["inputs"]["text"] = prompt
+    graph["7"] = node(
+        "CustomText", prompt=prompt, text_positive=prompt, string=prompt, value=prompt
+    )
+    graph["8"] = node("StringConcatenate", string_a=prompt, string_b="", delimiter="/")
+    graph["9"] = node("SomeEncoder", text=["8", 0], profile=prompt)
+    assert refused_nodes(graph, catalogue) == []
+
+
+def test_other_jobs_files_are_refused_and_own_ones_are_not(catalogue: NodeCatalogue) -> None:
+    def reading(name: str) -> bool:
+        graph = {"1": node("LoadImage", image=name), "2": node("LoadVideo", file=name)}
+        return len(refused_nodes(graph, catalogue)) == 2
+
+    assert reading("other.png [output]")
+    assert reading("other.png[temp]")
+    assert not reading("mine.png [input]")
+    assert not reading("attempt/mine.png")
+    assert refused_nodes({"1": node("LoadImageOutput", image="x.png")}, catalogue)
+
+
+@pytest.mark.parametrize(
+    "class_type",
+    [
+        "VHS_LoadVideoPath",
+        "VHS_LoadVideoFFmpegPath",
+        "VHS_LoadImagesPath",
+        "VHS_LoadImagePath",
+        "VHS_LoadAudio",
+        "ADE_LoadCameraPosesFromPath",
+        "Load Image Batch",
+        "Save Text File",
+        "LoadImageFromUrl",
+        "LoadImagesFromURL",
+        "Load Image From Url (mtb)",
+        "LoadImagesFromDir //Inspire",
+        "IPAdapterLoadEmbeds",
+        "AnyNodeLocal",
+        "PythonCodeExecutor",
+        "Griptape Code: Run Python [DEPRECATED]",
+        "KY_Eval_Python",
+        "Shell Command",
+        "Load Video From URL",
+        "Load Images From Folder",
+    ],
+)
+def test_nodes_that_reach_past_a_job_are_refused_whatever_their_inputs(
+    class_type: str, catalogue: NodeCatalogue
+) -> None:
+    (found,) = refused_nodes({"1": node(class_type, anything=["2", 0])}, catalogue)
+    assert (found.node, found.class_type, found.input) == ("1", class_type, None)
+    assert found.suggestion
+
+
+def test_no_pattern_hits_a_node_that_stays_inside(recorded: dict[str, Any]) -> None:
+    harmless = [
+        *(
+            "VHS_LoadVideo",
+            "VHS_LoadImages",
+            "VHS_LoadAudioUpload",
+            "VHS_VideoCombine",
+            "LoadImage",
+        ),
+        *(
+            "LoadVideo",
+            "LoadAudio",
+            "CheckpointLoaderSimple",
+            "ExecutionBlocker",
+            "GetFileNameFromURL",
+        ),
+        *("ADE_LoadAnimateDiffModel", "If ANY execute A else B", "DM_ShellGradient", "PathFollow"),
+        *("ImageFromBatch", "CR Load LoRA", "LoraLoaderModelOnly", "Load Face Swap Model (mtb)"),
+    ]
+    patterns = [p for rule in table("unsafe")["rule"] for p in rule.get("patterns", ())]
+    assert patterns
+    for name in harmless:
+        assert [p for p in patterns if re.search(p, name)] == [], name
+        assert refused_nodes({"1": node(name)}, recorded) == []
+
+
+def test_the_operator_may_allow_a_class_or_all(catalogue: NodeCatalogue) -> None:
+    graph = {
+        "1": node("VHS_LoadVideoPath", video="/data/x.mp4"),
+        "2": node("LoadImage", image="/x.png"),
+    }
+    assert len(refused_nodes(graph, catalogue)) == 2
+    (left,) = refused_nodes(graph, catalogue, frozenset({"VHS_LoadVideoPath"}))
+    assert left.node == "2"
+    assert refused_nodes(graph, catalogue, frozenset({"*"})) == []
+
+
+def test_a_path_that_comes_by_a_link_is_followed(info: dict[str, Any]) -> None:
+    info["SomeReader"] = {"input": {"required": {"file_path": ["STRING", {}]}}, "output": []}
+    graph = text()
+    graph["1"]["inputs"]["value"] = "/etc/passwd"
+    graph["4"] = node("SomeReader", file_path=["1", 0])
+    (found,) = refused_nodes(graph, info)
+    assert found.node == "4"
+    assert "node 1" in found.message
+    graph["1"]["inputs"]["value"] = "fine.txt"
+    assert refused_nodes(graph, info) == []
+    graph["4"]["inputs"]["file_path"] = ["2", 0]  # "." and "./x" may be joined there
+    (found,) = refused_nodes(graph, info)
+    assert "put together by node 2" in found.message
+
+
+def test_files_that_are_no_texts_may_be_linked(info: dict[str, Any]) -> None:
+    info["SomeRemover"] = {"input": {"required": {"filenames": ["VHS_FILENAMES", {}]}}}
+    graph = {
+        "1": node("VHS_VideoCombine", images=["9", 0], format="video/h264-mp4", pix_fmt="yuv420p"),
+        "2": node("SomeRemover", filenames=["1", 0]),
+    }
+    assert refused_nodes(graph, info) == []
+    assert refused_nodes(graph, {}) == []
+
+
+def test_a_prefix_may_be_put_together_but_not_of_steps_up(catalogue: NodeCatalogue) -> None:
+    graph = text()
+    graph["4"] = node("SaveImage", images=["9", 0], filename_prefix=["2", 0])
+    assert refused_nodes(graph, catalogue) == []
+    graph["1"]["inputs"]["value"] = "../x"
+    assert [f.node for f in refused_nodes(graph, catalogue)] == ["4"]
+
+
+def test_a_model_or_sampler_that_comes_by_a_link_is_fine(catalogue: NodeCatalogue) -> None:
+    graph = diffusion("x.safetensors")
+    graph["7"] = node("SomeSelector", model="a.safetensors", sampler="euler", other=["2", 0])
+    graph["1"]["inputs"]["ckpt_name"] = ["7", 0]
+    graph["4"]["inputs"]["sampler_name"] = ["7", 1]
+    assert refused_nodes(graph, catalogue) == []
+
+
+def test_a_circle_of_texts_is_followed_once(catalogue: NodeCatalogue) -> None:
+    graph = {
+        "1": node("StringConcatenate", string_a=["2", 0], string_b=["2", 0]),
+        "2": node("StringConcatenate", string_a=["1", 0], string_b=["1", 0]),
+        "3": node("SaveImage", images=["9", 0], filename_prefix=["1", 0]),
+    }
+    assert refused_nodes(graph, catalogue) == []
+
+
+def test_a_wrapped_value_is_no_way_around(catalogue: NodeCatalogue) -> None:
+    for value in ({"__value__": "/etc/passwd"}, {"__value__": ["a", "/etc/passwd"]}):
+        assert refused_nodes({"1": node("LoadImage", image=value)}, catalogue)
+
+
+def test_names_of_inputs_are_read_by_words() -> None:
+    for name in ("path", "image_path", "imagePath", "folder", "url", "videourl", "file_name"):
+        assert path_like(name, None), name
+    for name in ("profile", "text", "prompt", "direction", "filter", "curl_strength", "image"):
+        assert not path_like(name, None), name
+
+
+def test_a_value_that_the_server_itself_offers_is_fine(info: dict[str, Any]) -> None:
+    info["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0].append("/abs/x.safetensors")
+    assert refused_nodes(diffusion("/abs/x.safetensors"), info) == []
+    assert refused_nodes(diffusion("/abs/y.safetensors"), info)
+
+
+def test_paid_nodes_are_told_once_each(catalogue: NodeCatalogue) -> None:
+    graph = {**image(), "7": node("OpenAIDalle3"), "8": node("OpenAIDalle3"), "9": node("Unknown")}
+    assert paid_nodes(graph, catalogue) == ["OpenAIDalle3"]
+    assert paid_nodes(image(), catalogue) == []
+
+
+def test_a_graph_of_no_shape_is_left_to_the_check(catalogue: NodeCatalogue) -> None:
+    graph: dict[str, Any] = {"1": 5, "2": {"class_type": 3}, "3": {"class_type": "X", "inputs": 1}}
+    assert refused_nodes(graph, catalogue) == []
+    assert paid_nodes(graph, catalogue) == []
+
+
+def test_every_rule_has_a_reason_and_no_class_has_two() -> None:
+    rules = table("unsafe")["rule"]
+    names = [name for rule in rules for name in rule["classes"]]
+    assert all(rule["reason"] for rule in rules)
+    assert len(names) == len(set(names))

@@ -1,0 +1,105 @@
+"""What is done for a graph when ComfyUI is at fault: once more, and never with paid nodes.
+
+The faults are the scripted fake's; tests/faults has the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker.support import SAVE, Bench, comfy_of, node, request, settings_of
+
+
+@pytest.fixture
+def own() -> Iterator[Bench]:
+    """A worker with a ComfyUI of its own, which may be ended."""
+    settings = settings_of(PENNYREEL_STALL_S="0.5")
+    with comfy_of(settings) as comfy:
+        comfy.start()
+        comfy.first_ready()
+        comfy.catalogue()
+        made = Bench(comfy, settings)
+        yield made
+        made.worker.close()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def runs(log: Path) -> list[str]:
+    return log.read_text("utf-8").splitlines()
+
+
+def test_a_job_whose_comfyui_died_is_run_once_more(own: Bench, log: Path) -> None:
+    result = own.good(request({"1": node("FakeCrash", log=str(log), times=1), **SAVE}))
+    assert len(runs(log)) == 2
+    assert result.artifacts
+    assert "started anew" in " ".join(result.warnings)
+    assert own.left() == []
+
+
+def test_one_that_dies_again_is_given_up(own: Bench, log: Path) -> None:
+    problem = own.bad(request({"1": node("FakeCrash", log=str(log))}))
+    assert (problem.code, problem.retryable) == ("comfy_crashed", True)
+    assert len(runs(log)) == 2
+    assert own.good(request()).artifacts
+
+
+def test_a_graph_with_paid_nodes_is_never_run_a_second_time(own: Bench, log: Path) -> None:
+    problem = own.bad(request({"1": node("FakePaid", log=str(log))}))
+    assert (problem.code, problem.retryable) == ("comfy_crashed", False)
+    assert "may have run" in problem.hint
+    assert len(runs(log)) == 1
+    assert own.good(request()).artifacts
+
+
+def test_a_full_gpu_is_emptied_and_the_job_run_again(own: Bench, log: Path) -> None:
+    pid = own.comfy.process.pid
+    result = own.good(request({"1": node("FakeMemory", log=str(log), times=1), **SAVE}))
+    assert len(runs(log)) == 2
+    assert "unloaded" in " ".join(result.warnings)
+    assert own.fake()["freed"] == [{"unload_models": True, "free_memory": True}]
+    assert own.comfy.process.pid == pid
+
+
+def test_on_a_cpu_there_is_no_smaller_mode_to_try(own: Bench, log: Path) -> None:
+    assert own.bad(request({"1": node("FakeMemory", log=str(log))})).code == "out_of_memory"
+    assert len(runs(log)) == 2
+
+
+def test_a_gpu_that_stays_full_is_used_in_the_low_memory_mode_for_this_kind_of_job_alone(
+    log: Path,
+) -> None:
+    settings = settings_of(PENNYREEL_COMFYUI_OPTIONS='["--device", "cuda"]')
+    with comfy_of(settings) as comfy:
+        bench = Bench(comfy, settings)
+        bench.good(request())
+        graph = {"1": node("FakeMemory", log=str(log), times=2), **SAVE}
+        result = bench.good(request(graph))
+        assert ["--lowvram" in line for line in runs(log)] == [False, False, True]
+        assert "low-memory mode" in " ".join(result.warnings)
+        bench.good(request(graph))  # at once in the mode that it needs
+        assert ["--lowvram" in line for line in runs(log)][3:] == [True]
+        bench.good(request())
+        bench.good(request({"1": node("FakeCrash", log=str(log), times=0), **SAVE}))
+        assert "--lowvram" not in runs(log)[-1]
+        bench.worker.close()
+
+
+def test_a_job_without_progress_is_ended_and_comfyui_replaced(own: Bench) -> None:
+    pid = own.comfy.process.pid
+    problem = own.bad(request({"1": node("FakeStuck", seconds=60)}))
+    assert (problem.code, problem.retryable) == ("stalled", True)
+    assert "0.5 s at node 1" in problem.message
+    assert own.good(request()).artifacts
+    assert own.comfy.process.pid != pid
+
+
+def test_a_slow_job_that_makes_progress_is_left_alone(own: Bench) -> None:
+    result = own.good(request({"1": node("FakeSleep", seconds=1.5), **SAVE}))
+    assert result.warnings == ()

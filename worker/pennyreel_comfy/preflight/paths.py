@@ -1,0 +1,79 @@
+"""Does a text lead out of ComfyUI's own folders? And which inputs take such a text at all?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from pennyreel_comfy.preflight.catalogue import InputSpec
+
+_WORDS = frozenset(
+    (
+        *("path", "paths", "filepath", "filepaths", "dir", "dirs", "directory", "directories"),
+        *("folder", "folders", "file", "files", "filename", "filenames", "url", "urls", "uri"),
+    )
+)
+_MEDIA = frozenset(("image", "images", "video", "videos", "audio", "mask", "latent", "gif"))
+_ENDS = ("path", "url", "folder", "filename", "directory", "filepath")
+_SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:", re.IGNORECASE)
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
+_QUOTES = " \t\r\n\"'"  # what packs strip before they open a file
+
+
+def path_like(name: str, spec: InputSpec | None) -> bool:
+    """Tell whether an input is named or declared for a path or a URL."""
+    if spec is not None and "vhs_path_extensions" in spec.extra:
+        return True
+    return _named(name)
+
+
+def media(name: str) -> bool:
+    """Tell whether an input is named for a medium: a text there can only be a file's name."""
+    return name.lower() in _MEDIA
+
+
+@lru_cache(maxsize=4096)
+def _named(name: str) -> bool:
+    words = [word.lower() for word in _SPLIT.split(name)]
+    return any(word in _WORDS for word in words) or words[-1].endswith(_ENDS)
+
+
+def unsafe(text: str) -> str | None:
+    """Return what is wrong with a text as a path, or None. A path inside a folder is fine."""
+    for line in text.splitlines() or [text]:
+        plain = line.strip(_QUOTES)
+        if _SCHEME.match(plain):
+            return "URLs are refused here"
+        if plain.startswith(("/", "\\")) or _DRIVE.match(plain):
+            return "absolute paths are refused here"
+        if plain.startswith("~"):
+            return "paths into home folders are refused here"
+        if steps_up(plain):
+            return "paths with .. are refused here"
+        if "\0" in plain:
+            return "a path cannot have a zero byte"
+    return None
+
+
+def steps_up(text: str) -> bool:
+    """Tell whether a path has a step to the folder above."""
+    return ".." in re.split(r"[\\/]", text)
+
+
+def other_folder(text: str) -> bool:
+    """Tell whether a file's name has ComfyUI's annotation for a folder that jobs share."""
+    return text.rstrip().endswith(("[output]", "[temp]"))
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yield the texts of a literal, those inside ComfyUI's __value__ wrapper too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict) and "__value__" in value:
+        inner = value["__value__"]
+        yield from (
+            one for one in (inner if isinstance(inner, list) else [inner]) if isinstance(one, str)
+        )

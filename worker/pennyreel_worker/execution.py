@@ -1,0 +1,197 @@
+"""A graph on the GPU: once, or once more where ComfyUI was at fault; never twice with paid nodes.
+
+crashed, hung, poisoned by a CUDA error   ComfyUI is started anew, and the graph run again, once
+out of GPU memory                         models are unloaded and it is run again; then ComfyUI
+                                          is started in its low-memory mode for this kind of job
+deadline passed, cancelled                ComfyUI is made to stop it, or is replaced
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pennyreel_comfy.diagnose import Kind
+from pennyreel_comfy.events import Event, Succeeded
+from pennyreel_comfy.session import Run, Session
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import (
+    Code,
+    JobCancelled,
+    JobTimeout,
+    OutcomeUnknown,
+    PennyreelError,
+    Unavailable,
+    error,
+)
+from pennyreel_worker.comfy import Comfy
+from pennyreel_worker.gate import Turn
+
+log = logging.getLogger(__name__)
+
+_RESTARTED = {Code.COMFY_CRASHED.value, Code.STALLED.value}
+"""Of a poisoned CUDA context, too: it is told as a crash, and ComfyUI has to end for it."""
+
+_WORTH_S = 1.0
+"""With less time left than this, or than the failed run took, another run is not begun."""
+
+
+@dataclass
+class Executed:
+    """What came of a graph that ran to its end."""
+
+    entry: dict[str, Any]
+    run: Run
+    seconds: float
+    """On the GPU, the runs that failed included."""
+
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Execution:
+    """One graph and what it may do to get through."""
+
+    comfy: Comfy
+    graph: dict[str, Any]
+    kind: str
+    deadline: Deadline
+    cancel: CancelToken
+    job_id: str
+    paid: bool = False
+    """It has API nodes that cost money: it is run once, whatever happens."""
+
+    api_key: str | None = field(default=None, repr=False)
+    stall_s: float | None = None
+    listener: Callable[[Event], None] = lambda _: None
+    sent: bool = False
+    """Whether ComfyUI may have run any of it."""
+
+    def run(self, turn: Turn) -> Executed:
+        """Run it to its end, holding the turn; the turn is left as soon as ComfyUI is done.
+
+        Raises:
+            PennyreelError: what the last run ended with.
+
+        """
+        tried: list[str] = []
+        spent = 0.0
+        while True:
+            began = time.monotonic()
+            try:
+                entry, run = self._once(turn)
+            except PennyreelError as problem:
+                took = time.monotonic() - began
+                remedy = self._remedy(problem, tried)
+                if remedy is None or self.deadline.left() < max(_WORTH_S, took):
+                    raise self._final(problem) from None
+                tried.append(remedy)
+                spent += took
+                log.warning("%s: %s, once more", problem, remedy, extra={"job": self.job_id})
+                turn.retake(self.deadline, self.cancel)
+                self._apply(remedy)
+                continue
+            seconds = time.monotonic() - (run.started_at or began)
+            warnings = [f"ComfyUI failed and the job was run again: {r}" for r in tried]
+            return Executed(entry, run, spent + seconds, warnings + list(run.warnings))
+
+    def _once(self, turn: Turn) -> tuple[dict[str, Any], Run]:
+        session = self.comfy.ready(self.deadline, self.cancel, kind=self.kind)
+
+        def listen(event: Event) -> None:
+            self.listener(event)
+            if isinstance(event, Succeeded):
+                turn.leave()  # what is left to do needs no GPU
+
+        with self.comfy.busy():
+            self.sent = True
+            try:
+                run = session.submit(
+                    self.graph,
+                    extra_data={"api_key_comfy_org": self.api_key} if self.api_key else None,
+                    listener=listen,
+                )
+            except (OutcomeUnknown, Unavailable) as problem:
+                raise self._stopped_answering(str(problem)) from None
+            return self._wait(session, run), run
+
+    def _wait(self, session: Session, run: Run) -> dict[str, Any]:
+        """Wait for the run; whatever its end, ComfyUI keeps nothing of it and works on nothing."""
+        try:
+            return run.wait(self.deadline, self.cancel, stall_s=self.stall_s)
+        except (JobCancelled, JobTimeout):
+            if _still_there(session, run):
+                self.comfy.condemn(f"did not stop work on {run.prompt_id}")
+            raise
+        except Unavailable as problem:
+            raise self._stopped_answering(str(problem)) from None
+        except PennyreelError as problem:
+            if problem.code in _RESTARTED and self.comfy.process.problem is None:
+                self.comfy.condemn(str(problem))  # it lives, and is of no use
+            raise
+        finally:
+            if not self.comfy.stuck:
+                with contextlib.suppress(Unavailable):
+                    # Its entry holds the whole request, the API key included.
+                    session.http.forget(run.prompt_id)
+
+    def _stopped_answering(self, why: str) -> PennyreelError:
+        death = self.comfy.process.death()
+        if death is not None:
+            return death
+        self.comfy.condemn("stopped answering")
+        return error(Code.COMFY_CRASHED, f"ComfyUI stopped answering: {why}")
+
+    def _remedy(self, problem: PennyreelError, tried: list[str]) -> str | None:
+        """Return what to do before the graph is run again, or None where it is not."""
+        if self.paid or self.cancel.cancelled:
+            return None
+        wanted = _FREE if problem.code == Code.OUT_OF_MEMORY.value else None
+        if problem.code in _RESTARTED or problem.info.detail.get("cause") == Kind.OUT_OF_RAM.value:
+            wanted = _RESTART  # less memory on the GPU would mean more of the machine's
+        if wanted == _FREE and _FREE in tried:
+            wanted = _SMALLER if self.comfy.can_shrink() else None
+        return None if wanted in tried else wanted
+
+    def _apply(self, remedy: str) -> None:
+        if remedy == _SMALLER:
+            self.comfy.shrink(self.kind)
+        elif remedy == _RESTART:
+            if self.comfy.process.problem is None:  # dead, it is started anew in any case
+                self.comfy.condemn("has to be started anew")
+        else:
+            with contextlib.suppress(PennyreelError):
+                self.comfy.ready(self.deadline, self.cancel, kind=self.kind).http.free()
+
+    def _final(self, problem: PennyreelError) -> PennyreelError:
+        """A paid graph may have been charged for: no program may send it again by itself."""
+        if (
+            not (self.paid and self.sent)
+            or not problem.info.retryable
+            or isinstance(problem, JobCancelled)
+        ):
+            return problem
+        info = problem.info
+        return error(
+            Code(info.code),
+            info.message,
+            hint="It has paid API nodes, which may have run: check before you send it again.",
+            retryable=False,
+            detail=info.detail,
+        )
+
+
+_RESTART = "ComfyUI was started anew"
+_FREE = "ComfyUI's models were unloaded"
+_SMALLER = "ComfyUI was started in its low-memory mode"
+
+
+def _still_there(session: Session, run: Run) -> bool:
+    try:
+        return run.prompt_id in session.http.queue()
+    except Unavailable:
+        return True
