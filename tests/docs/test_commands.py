@@ -18,7 +18,7 @@ COMMAND = re.compile(
     r"(?:\$ |do )?(?:[A-Z_0-9]+=\S+ )*(?:\.venv/bin/)?"
     r"(?:pennyreel|python -m pennyreel)(?: (?P<rest>.*?))?(?: >.*)?"
 )
-MAKE = re.compile(r"(?:^|(?<=[\s;]))make ([a-z]+)\b")
+MAKE = re.compile(r"(?:^|(?<=[\s;]))make ([a-z]+(?:-[a-z]+)*)\b")
 
 
 def called(text: str) -> list[list[str]]:
@@ -64,7 +64,7 @@ def test_commands_in_running_text_exist_with_their_options(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*NAMES, ".github/workflows/test.yml", ".ci/run"])
 def test_make_targets_exist(name: str) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     shell = [*page(name).blocks(), *page(name).inline()] if name.endswith(".md") else []
     for text in shell or [page(name).text]:
         assert set(MAKE.findall(text)) <= targets, text

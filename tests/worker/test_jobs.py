@@ -45,11 +45,18 @@ def test_nothing_of_a_job_is_left_behind(bench: Bench) -> None:
     assert bench.fake()["history"] == []
 
 
-def test_a_file_outside_the_jobs_folder_goes_too_and_comfyui_forgets_it(bench: Bench) -> None:
-    result = bench.good(request({"1": node("FakeOutput", filename="stray.png")}))
-    assert result.artifacts[0].name == "stray.png"
-    assert bench.left() == []
-    assert ["POST", "/free"] in bench.fake()["requests"]
+def test_a_file_outside_the_jobs_folder_goes_too_and_its_node_is_never_answered_from_the_cache(
+    bench: Bench,
+) -> None:
+    marks = set()
+    for _ in range(2):
+        result = bench.good(request({"1": node("FakeOutput", filename="stray.png"), **SAVE}))
+        assert "stray.png" in {a.name for a in result.artifacts}
+        assert bench.left() == []
+        sent = bench.prompts()[-1]["graph"]
+        marks.add(sent["1"]["inputs"]["pennyreel_attempt"])
+        assert "pennyreel_attempt" not in sent["9"]["inputs"]  # its prefix is new each time
+    assert len(marks) == 2
 
 
 def test_the_same_attempt_again_is_not_answered_from_comfyuis_cache(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
@@ -33,6 +33,9 @@ class StringInput(NamedTuple):
     node: str
     input: str
     value: str
+
+
+MARK = "pennyreel_attempt"
 
 
 def parse(source: object, *, links: bool = True) -> Graph:
@@ -199,6 +202,18 @@ def prefix_outputs(graph: Graph, prefix: str) -> Graph:
         if name == "filename_prefix":
             parts = [*folder, *(_safe_path(value) or ["ComfyUI"])]
             changed[key]["inputs"][name] = "/".join(parts)
+    return changed
+
+
+def mark_nodes(graph: Graph, nodes: Collection[str], mark: str) -> Graph:
+    """Return a copy in which ComfyUI runs these nodes even where it has their outputs cached.
+
+    They get an input that no node declares: ComfyUI ignores such a one (get_input_data of its
+    execution.py), but its cache compares all inputs (get_immediate_node_signature of caching.py).
+    """
+    changed = copy.deepcopy(graph)
+    for key in nodes:
+        changed[key]["inputs"][MARK] = mark
     return changed
 
 

@@ -11,6 +11,7 @@ their call should end with, exit code and last log lines included.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -29,6 +30,8 @@ from pennyreel_comfy.diagnose import diagnose
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
+
+log = logging.getLogger(__name__)
 
 START_S = 180.0
 STOP_S = 10.0
@@ -102,6 +105,7 @@ class ComfyProcess:
         self._busy = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._restarting = 0
         self._problem: PennyreelError | None = None
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._callbacks: list[Callable[[PennyreelError], None]] = []
@@ -159,21 +163,25 @@ class ComfyProcess:
     def start(self) -> None:
         """Start the child and return at once; `wait_ready` waits."""
         with self._changed:
-            if self._state in {State.STARTING, State.READY, State.BUSY}:
-                raise RuntimeError(f"ComfyUI is already {self._state.value}")
+            self._refuse_if_running()
+            former = self._child
+        if former is not None:
+            _end(former)  # one that took too long may still be on its way out
+        with self._changed:
+            self._refuse_if_running()
             self._stopping, self._problem, self._busy = False, None, 0
             self.port = free_port()
             child = self._spawn()
-            self._child, self._state = child, State.STARTING
-            self._changed.notify_all()
-        log = self._thread("log", self._read_log, child)
-        self._threads = [
-            log,
-            self._thread("watch", self._watch, child, log),
-            self._thread("ready", self._probe, child, time.monotonic()),
-        ]
-        for thread in self._threads:
-            thread.start()
+            self._child = child
+            self._set(State.STARTING)
+            reader = self._thread("log", self._read_log, child)
+            self._threads = [
+                reader,
+                self._thread("watch", self._watch, child, reader),
+                self._thread("ready", self._probe, child, time.monotonic()),
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def wait_ready(
         self, deadline: Deadline | None = None, cancel: CancelToken | None = None
@@ -190,7 +198,7 @@ class ComfyProcess:
             while self._state not in {State.READY, State.BUSY}:
                 if self._problem is not None:
                     raise self._problem
-                if self._state in {State.NEW, State.STOPPED}:
+                if self._state in {State.NEW, State.STOPPED} and not self._restarting:
                     raise RuntimeError(f"ComfyUI is {self._state.value}, not starting")
                 if cancel is not None:
                     cancel.check()
@@ -234,13 +242,25 @@ class ComfyProcess:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(STOP_S)
         with self._changed:
-            if self._state is not State.NEW:
+            if self._state is not State.NEW and self._child is child:  # else started anew
+                self._problem = None
                 self._set(State.STOPPED)
 
     def restart(self, *, kill: bool = False) -> None:
         """Stop it if it runs (see `stop`), start it anew, and return at once."""
-        self.stop(kill=kill)
-        self.start()
+        with self._changed:
+            self._restarting += 1  # who waits goes on waiting
+        try:
+            self.stop(kill=kill)
+            self.start()
+        finally:
+            with self._changed:
+                self._restarting -= 1
+                self._changed.notify_all()
+
+    def _refuse_if_running(self) -> None:
+        if self._state in {State.STARTING, State.READY, State.BUSY}:
+            raise RuntimeError(f"ComfyUI is already {self._state.value}")
 
     @staticmethod
     def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
@@ -282,14 +302,16 @@ class ComfyProcess:
                 with self._changed:
                     self._tail.append(line)
                 if self._on_line is not None:
-                    self._on_line(line)
+                    # A log that is full or closed must not stop the reading: the child would block.
+                    with contextlib.suppress(Exception):
+                        self._on_line(line)
 
-    def _watch(self, child: subprocess.Popen[bytes], log: threading.Thread) -> None:
+    def _watch(self, child: subprocess.Popen[bytes], reader: threading.Thread) -> None:
         """Wait for its end, end what it left behind, and tell everybody why it died."""
         child.wait()
         _held.discard(child)
         _kill_group(child)  # a grandchild would hold the log's pipe open, and the GPU
-        log.join(LOG_S)
+        reader.join(LOG_S)
         if child.stdin is not None:
             with contextlib.suppress(OSError):
                 child.stdin.close()
@@ -304,8 +326,7 @@ class ComfyProcess:
             self._problem = problem
             self._set(State.FAILED)
             callbacks = list(self._callbacks)
-        for callback in callbacks:
-            callback(problem)
+        _tell(callbacks, problem)
 
     def _death(self, code: int | None, *, starting: bool) -> PennyreelError:
         how = f"exit code {code}"
@@ -340,7 +361,7 @@ class ComfyProcess:
 
     def _too_slow(self, child: subprocess.Popen[bytes]) -> None:
         with self._changed:
-            if self._child is not child or self._state is not State.STARTING:
+            if self._child is not child or self._state is not State.STARTING or self._stopping:
                 return
             problem = self._problem = _failure(
                 Code.COMFY_START_FAILED,
@@ -350,8 +371,7 @@ class ComfyProcess:
             self._set(State.FAILED)
             callbacks = list(self._callbacks)
         _end(child)
-        for callback in callbacks:
-            callback(problem)
+        _tell(callbacks, problem)
 
     def _set(self, state: State) -> None:
         with self._changed:
@@ -377,6 +397,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _tell(callbacks: Sequence[Callable[[PennyreelError], None]], problem: PennyreelError) -> None:
+    """Call each, whatever another one raises."""
+    for callback in callbacks:
+        try:
+            callback(problem)
+        except Exception:
+            log.exception("a callback for ComfyUI's death failed")
 
 
 def _answers(http: ComfyHttp) -> bool:

@@ -22,6 +22,9 @@ from pennyreel_contract.version import CONTRACT, CONTRACT_MIN
 
 MAX_METADATA_BYTES = 16_384
 MAX_INPUTS = 256
+MAX_LEVELS = 100
+"""Of nesting: pydantic writes 255, and a graph has about five."""
+
 _ATTEMPT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,63}")
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 _URL = re.compile(r"https?://[^/\s\x00-\x1f]+[^\s\x00-\x1f]*", re.IGNORECASE)
@@ -65,12 +68,30 @@ def _sendable(value: Any) -> Any:
         raise ValueError("a text in it is not valid Unicode (a lone surrogate)") from None
     except (TypeError, ValueError, RecursionError):
         raise ValueError("not JSON: NaN, an infinity, or too many levels") from None
+    if _deeper(value, MAX_LEVELS):
+        raise ValueError(f"more than {MAX_LEVELS} levels")
+    return value
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(one, levels - 1) for one in inner)
+
+
+def _text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not valid Unicode (a lone surrogate)") from None
     return value
 
 
 AttemptId = Annotated[str, AfterValidator(_attempt)]
 FileName = Annotated[str, AfterValidator(_file_name)]
 Url = Annotated[str, AfterValidator(_url)]
+Text = Annotated[str, AfterValidator(_text)]
 Graph = Annotated[dict[str, Any], AfterValidator(_sendable)]
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_sendable)]
 
@@ -88,9 +109,9 @@ class InputFile(_Strict):
     """A file that the graph reads by `name`, from exactly one source."""
 
     name: FileName = Field(description="as the graph names it, for example in LoadImage.image")
-    data: str | None = Field(default=None, description="base64, or a data: URI", repr=False)
+    data: Text | None = Field(default=None, description="base64, or a data: URI", repr=False)
     url: Url | None = Field(default=None, description="http(s) URL", repr=False)
-    s3: str | None = Field(default=None, description="s3://bucket/key in the worker's store")
+    s3: Text | None = Field(default=None, description="s3://bucket/key in the worker's store")
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
 
     @model_validator(mode="after")
@@ -108,7 +129,7 @@ class InputFile(_Strict):
 class Outputs(_Strict):
     """Which outputs are wanted, and how they are to be delivered."""
 
-    nodes: tuple[str, ...] | None = Field(
+    nodes: tuple[Text, ...] | None = Field(
         default=None, min_length=1, description="node ids; None = all"
     )
     kinds: tuple[Kind, ...] | None = Field(default=None, min_length=1, description="None = all")
@@ -205,11 +226,15 @@ def parse_request(body: object) -> JobRequest | InfoRequest:
             detail={"min": CONTRACT_MIN, "max": CONTRACT},
         )
     operation = body.get("op", "run")
+    if not isinstance(operation, str):
+        raise error(Code.BAD_REQUEST, "op: must be 'run' or 'info'")
     try:
         if operation == "info":
             return InfoRequest.model_validate(body)
         if operation == "run":
             return JobRequest.model_validate(body)
+    except RecursionError:  # in saying what is wrong with it
+        raise error(Code.BAD_REQUEST, "the request has too many levels") from None
     except ValidationError as problem:
         found = [_problem(e["loc"], e["msg"]) for e in problem.errors(include_input=False)]
         raise error(

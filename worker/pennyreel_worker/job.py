@@ -148,8 +148,27 @@ class Job:
         graph = graphs.rename_files(graph, {g: f"{attempt}/{n}" for g, n in said.items()})
         # A folder of its own each time: an attempt that failed in delivery and comes again would
         # else be answered from ComfyUI's cache, with files that are gone.
-        self._graph = graphs.prefix_outputs(graph, self._folder)
+        graph = graphs.prefix_outputs(graph, self._folder)
+        self._graph = graphs.mark_nodes(graph, self._unprefixed(graph), self._folder)
         self.timings["prepare"] = time.monotonic() - began
+
+    def _unprefixed(self, graph: Mapping[str, Any]) -> list[str]:
+        """Return the output nodes that a cached result would name lost files of, such as previews.
+
+        Their files were removed with the job that made them. The prefix makes the others new.
+        """
+        catalogue = self.comfy.catalogue()
+        specs = (
+            {key: catalogue.get(node["class_type"]) for key, node in graph.items()}
+            if catalogue
+            else {}
+        )
+        return [
+            key
+            for key, spec in specs.items()
+            if spec is not None and spec.output_node
+            if not isinstance(graph[key]["inputs"].get("filename_prefix"), str)
+        ]
 
     def execute(self) -> Executed:
         """Run the graph when its turn has come."""
@@ -348,20 +367,12 @@ class Job:
         return made
 
     def _remove_strays(self, entry: dict[str, Any]) -> None:
-        """Remove previews, and what nodes wrote outside the job's folder (by a linked prefix).
-
-        ComfyUI's cache would still name the latter to the next job, so that is emptied, too;
-        of previews the next job is told nothing, unless it asks, and then they are made anew.
-        """
+        """Remove previews, and what nodes wrote outside the job's folder (by a linked prefix)."""
         files = collect(entry, temp=True)[0]
         strays = [f for f in files if f.temp or not f.subfolder.startswith(self._folder)]
         for stray in strays:
             with contextlib.suppress(PennyreelError, OSError):
                 locate(stray, self.comfy.folders).unlink()
-        session = self.comfy.living()
-        if session is not None and not all(f.temp for f in strays):
-            with contextlib.suppress(PennyreelError):
-                session.http.free(unload_models=False)
 
     def _hand_over(self, made: list[delivery.Made], began: float, pool: Executor) -> Result:
         """Deliver as asked, or by S3 where it is too large to be returned inline."""

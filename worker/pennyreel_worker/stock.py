@@ -99,13 +99,17 @@ def parse_stock(body: object, job_id: str) -> StockRequest:
             inputs=tuple(InputFile(name=names[name], data=data) for name, data in images.items()),
             outputs=Outputs(url_ttl_s=URL_TTL_S, kinds=_KINDS),
         )
-    except RecursionError:  # in saying what is wrong with it
-        raise error(Code.BAD_REQUEST, "workflow: too many levels") from None
     except ValidationError as problem:
+        raise error(Code.BAD_REQUEST, _first(problem)) from None
+    return StockRequest(request, names, str(key) if key and isinstance(key, (str, int)) else None)
+
+
+def _first(problem: ValidationError) -> str:
+    try:
         first = problem.errors(include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise error(Code.BAD_REQUEST, f"{where}: {first['msg']}") from None
-    return StockRequest(request, names, str(key) if key else None)
+    except RecursionError:  # it shows what it was given
+        return "workflow: too many levels"
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def stock_result(
