@@ -49,6 +49,12 @@ class Watched(ComfyProcess):
         """How often a child was found dead, or given up, unasked."""
         return sum(before in RUNNING and after is State.FAILED for before, after in self.moves)
 
+    def join(self) -> None:
+        """Wait until its threads have nothing more to say of the present child."""
+        for thread in list(self._threads):
+            thread.join(30)
+            assert not thread.is_alive()
+
     def left(self) -> list[str]:
         """Living processes of all groups that its children led."""
         groups = {str(child.pid) for child in self.children}

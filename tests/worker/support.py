@@ -94,6 +94,7 @@ class Bench:
 
     def fake(self) -> dict[str, Any]:
         """What the fake ComfyUI was asked."""
+        self.worker.settle()
         with requests.Session() as session:
             session.trust_env = False
             return dict(session.get(f"{self.comfy.process.url}/fake", timeout=10).json())
@@ -103,6 +104,7 @@ class Bench:
 
     def left(self) -> list[str]:
         """Files and folders that jobs have left behind."""
+        self.worker.settle()
         roots = (self.comfy.folders["input"], self.comfy.folders["output"])
         return [str(path) for root in roots for path in root.rglob("*")]
 

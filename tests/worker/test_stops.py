@@ -307,7 +307,7 @@ def test_a_thread_that_does_not_end_makes_the_worker_ask_for_its_replacement(
 
     async def story() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("pennyreel_worker.job.Job.prepare", prepare)
+            patch.setattr("pennyreel_worker.job.Job._prepare", prepare)
             task = asyncio.create_task(bench.job(request()))
             await becomes(stuck.is_set)
             await cancelled(task)

@@ -11,9 +11,7 @@ their call should end with, exit code and last log lines included.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -26,12 +24,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pennyreel_comfy.diagnose import diagnose
+from pennyreel_comfy.endings import end, failure, kill_group, manner, tell
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
-
-log = logging.getLogger(__name__)
 
 START_S = 180.0
 STOP_S = 10.0
@@ -166,7 +162,7 @@ class ComfyProcess:
             self._refuse_if_running()
             former = self._child
         if former is not None:
-            _end(former)  # one that took too long may still be on its way out
+            end(former, STOP_S)  # one that took too long may still be on its way out
         with self._changed:
             self._refuse_if_running()
             self._stopping, self._problem, self._busy = False, None, 0
@@ -233,11 +229,11 @@ class ComfyProcess:
             self._stopping = True
             child = self._child
         if child is not None and kill:
-            _kill_group(child)
+            kill_group(child)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(STOP_S)
         elif child is not None:
-            _end(child)
+            end(child, STOP_S)
         for thread in self._threads:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(STOP_S)
@@ -310,7 +306,7 @@ class ComfyProcess:
         """Wait for its end, end what it left behind, and tell everybody why it died."""
         child.wait()
         _held.discard(child)
-        _kill_group(child)  # a grandchild would hold the log's pipe open, and the GPU
+        kill_group(child)  # a grandchild would hold the log's pipe open, and the GPU
         reader.join(LOG_S)
         if child.stdin is not None:
             with contextlib.suppress(OSError):
@@ -326,16 +322,12 @@ class ComfyProcess:
             self._problem = problem
             self._set(State.FAILED)
             callbacks = list(self._callbacks)
-        _tell(callbacks, problem)
+        tell(callbacks, problem)
 
     def _death(self, code: int | None, *, starting: bool) -> PennyreelError:
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                how = f"signal {signal.Signals(-code).name}"
-        return _failure(
+        return failure(
             Code.COMFY_START_FAILED if starting else Code.COMFY_CRASHED,
-            f"ComfyUI {'ended while it started' if starting else 'died'} ({how})",
+            f"ComfyUI {'ended while it started' if starting else 'died'} ({manner(code)})",
             self.tail(),
             returncode=code,
         )
@@ -363,32 +355,20 @@ class ComfyProcess:
         with self._changed:
             if self._child is not child or self._state is not State.STARTING or self._stopping:
                 return
-            problem = self._problem = _failure(
+            problem = self._problem = failure(
                 Code.COMFY_START_FAILED,
                 f"ComfyUI did not answer within {self._start_s:g} s of its start",
                 self.tail(),
             )
             self._set(State.FAILED)
             callbacks = list(self._callbacks)
-        _end(child)
-        _tell(callbacks, problem)
+        end(child, STOP_S)
+        tell(callbacks, problem)
 
     def _set(self, state: State) -> None:
         with self._changed:
             self._state = state
             self._changed.notify_all()
-
-
-def _failure(
-    code: Code, message: str, log: list[str], *, returncode: int | None = None
-) -> PennyreelError:
-    """Return the error of a failed child; where its log tells the cause, so does the error."""
-    cause = diagnose(log, returncode)
-    detail: dict[str, Any] = {"log": log, "returncode": returncode}
-    if cause is None:
-        return error(code, message, detail=detail)
-    detail |= {"cause": cause.kind.value, "fatal": cause.fatal}
-    return error(code, f"{message}: {cause.sentence}", hint=cause.hint, detail=detail)
 
 
 def free_port() -> int:
@@ -399,42 +379,9 @@ def free_port() -> int:
         return port
 
 
-def _tell(callbacks: Sequence[Callable[[PennyreelError], None]], problem: PennyreelError) -> None:
-    """Call each, whatever another one raises."""
-    for callback in callbacks:
-        try:
-            callback(problem)
-        except Exception:
-            log.exception("a callback for ComfyUI's death failed")
-
-
 def _answers(http: ComfyHttp) -> bool:
     try:
         http.system_stats(timeout=2.0)
     except PennyreelError:
         return False
     return True
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        _signal_group(child, signal.SIGTERM)
-        try:
-            child.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            _kill_group(child)
-            child.wait(STOP_S)
-    _kill_group(child)
-
-
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    _signal_group(child, getattr(signal, "SIGKILL", signal.SIGTERM))
-
-
-def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
-    """Signal the child's whole process group, which it leads; its id outlives the leader."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if sys.platform == "win32":
-            child.kill()
-        else:
-            os.killpg(child.pid, number)

@@ -1,7 +1,7 @@
 """What a worker process has: its ComfyUI, its bucket, its threads; and how a job passes through.
 
-Preparing, executing and delivering wait in pools of their own: a job that waits for the GPU never
-keeps another one's upload waiting.
+Each job has a thread of its own from end to end, and uploads have theirs: a job that waits for the
+GPU never keeps another one's upload waiting.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeVar
 
 from pennyreel_comfy.addresses import parse, resolve
@@ -84,10 +84,10 @@ class Worker:
         self._post = post
         self._store = Store(settings.bucket) if settings.bucket else None
         self._stores: dict[Bucket, Store] = {}
-        self._prepare = ThreadPoolExecutor(4, "prepare")
-        self._execute = ThreadPoolExecutor(settings.hold + 1, "execute")
-        self._deliver = ThreadPoolExecutor(settings.hold + 1, "deliver")
+        self._work = ThreadPoolExecutor(settings.hold + 2, "job")
+        self._side = ThreadPoolExecutor(4, "side")
         self._upload = ThreadPoolExecutor(4, "upload")
+        self._cleaning: dict[str, Future[None]] = {}
         self._running: dict[str, _Attempt] = {}
         self._lock = threading.Lock()
 
@@ -110,6 +110,9 @@ class Worker:
                 delivery.check_size(result, str(platform_job["id"]), self.settings)
                 return result
             # The one that we joined was cancelled, and we were not: the work is ours now.
+        if (cleaning := self._cleaning.get(request.attempt_id)) is not None:
+            # The same attempt once more: its former folders have to be gone, not to go.
+            await asyncio.wait({asyncio.wrap_future(cleaning)})
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         # Nobody may be waiting: then its exception is not "never retrieved".
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
@@ -128,7 +131,7 @@ class Worker:
     async def info(self) -> dict[str, Any]:
         """Answer an info request."""
         loop = asyncio.get_running_loop()
-        return (await loop.run_in_executor(self._prepare, self.describe)).wire()
+        return (await loop.run_in_executor(self._side, self.describe)).wire()
 
     def describe(self) -> Info:
         """Return what this worker is. Blocking."""
@@ -163,9 +166,14 @@ class Worker:
             log.warning("given up: the worker has to stop", extra={"job": job.job_id})
             job.cancel.cancel()
 
+    def settle(self) -> None:
+        """Wait until nothing is left of the jobs that were answered. Blocking."""
+        wait(list(self._cleaning.values()), timeout=STOP_S)
+
     def close(self) -> None:
         """End the pools; no job is running any more."""
-        for pool in (self._prepare, self._execute, self._deliver, self._upload):
+        self.settle()
+        for pool in (self._work, self._side, self._upload):
             pool.shutdown(wait=False, cancel_futures=True)
         for store in (self._store, *self._stores.values()):
             if store is not None:
@@ -179,10 +187,10 @@ class Worker:
         api_key: str | None,
     ) -> Result:
         body = dict(platform_job)
-        # A client takes a second to build.
-        store = await asyncio.get_running_loop().run_in_executor(
-            self._prepare, self._store_of, body
-        )
+        store = self._store
+        if body.get("s3Config"):  # a client takes a second to build
+            loop = asyncio.get_running_loop()
+            store = await loop.run_in_executor(self._side, self._store_of, body)
         # The stock worker posts no progress, and its clients may take any output for the result.
         post = _silent if names is not None else lambda progress: self._post(body, progress)
         reporter = Reporter(post)
@@ -211,14 +219,7 @@ class Worker:
         with self._jobs.lock:
             self._jobs.add(job)
         try:
-            if self._store is not None or job.store is not None:
-                stored = await self._in(self._prepare, job, job.replay)
-                if stored is not None:
-                    log.info("answered with its stored result", extra={"job": job.job_id})
-                    return stored
-            await self._in(self._prepare, job, job.prepare)
-            executed = await self._in(self._execute, job, job.execute)
-            result = await self._in(self._deliver, job, lambda: job.deliver(executed, self._upload))
+            result = await self._in(job, lambda: job.run(self._upload))
             log.info("done: %s", result.timings, extra={"job": job.job_id})
             return result
         except JobCancelled:
@@ -229,9 +230,27 @@ class Worker:
             self._examine()
             raise
         finally:
-            job.clean()
-            with self._jobs.lock:
-                self._jobs.discard(job)
+            self._clean(job)
+
+    def _clean(self, job: Job) -> None:
+        """Remove what is left of a job, beside its answer's way to the platform."""
+        attempt = job.request.attempt_id
+
+        def clean() -> None:
+            try:
+                job.clean()
+            finally:
+                with self._jobs.lock:
+                    self._jobs.discard(job)
+
+        def cleaned(done: Future[None]) -> None:
+            if self._cleaning.get(attempt) is done:
+                del self._cleaning[attempt]
+            if (problem := done.exception()) is not None:
+                log.error("cleaning up failed", exc_info=problem, extra={"job": job.job_id})
+
+        self._cleaning[attempt] = future = self._side.submit(clean)
+        future.add_done_callback(cleaned)
 
     def _examine(self) -> None:
         """After a failure, see whether this worker can be trusted with another job."""
@@ -240,9 +259,9 @@ class Worker:
         elif self.comfy.room() < self.settings.least_free_bytes:
             self.breaks("its disk is full")
 
-    async def _in(self, pool: Executor, job: Job, call: Callable[[], T]) -> T:
-        """Run a blocking stage. A cancelled task cancels the job and waits until it has stopped."""
-        inner: Future[T] = pool.submit(call)
+    async def _in(self, job: Job, call: Callable[[], T]) -> T:
+        """Run a job's work. A cancelled task cancels the job and waits until it has stopped."""
+        inner: Future[T] = self._work.submit(call)
         future = asyncio.wrap_future(inner)
         try:
             return await asyncio.shield(future)

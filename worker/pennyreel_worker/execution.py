@@ -71,6 +71,9 @@ class Execution:
     sent: bool = False
     """Whether ComfyUI may have run any of it."""
 
+    prompts: list[str] = field(default_factory=list)
+    """What ComfyUI knows it by, and has to forget."""
+
     def run(self, turn: Turn) -> Executed:
         """Run it to its end, holding the turn; the turn is left as soon as ComfyUI is done.
 
@@ -117,6 +120,7 @@ class Execution:
                 )
             except (OutcomeUnknown, Unavailable) as problem:
                 raise self._stopped_answering(str(problem)) from None
+            self.prompts.append(run.prompt_id)
             return self._wait(session, run), run
 
     def _wait(self, session: Session, run: Run) -> dict[str, Any]:
@@ -133,11 +137,6 @@ class Execution:
             if problem.code in _RESTARTED and self.comfy.process.problem is None:
                 self.comfy.condemn(str(problem))  # it lives, and is of no use
             raise
-        finally:
-            if not self.comfy.stuck:
-                with contextlib.suppress(Unavailable):
-                    # Its entry holds the whole request, the API key included.
-                    session.http.forget(run.prompt_id)
 
     def _stopped_answering(self, why: str) -> PennyreelError:
         death = self.comfy.process.death()

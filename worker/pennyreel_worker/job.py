@@ -1,4 +1,4 @@
-"""One job, three stages, one deadline: prepare | execute | deliver. Blocking; runs in threads."""
+"""One job, three stages, one deadline: prepare | execute | deliver. Blocking; runs in a thread."""
 
 from __future__ import annotations
 
@@ -113,8 +113,15 @@ class Job:
         self._seed = self.request.seed
         self._folder = f"{self.request.attempt_id}/{uuid.uuid4().hex[:8]}"
 
-    def replay(self) -> Result | None:
-        """Return the stored result of this very attempt, where there is one."""
+    def run(self, uploads: Executor) -> Result:
+        """Go through all stages; returns the result, or the stored one of this very attempt."""
+        stored = self._replay()
+        if stored is not None:
+            return stored
+        self._prepare()
+        return self._deliver(self._execute(), uploads)
+
+    def _replay(self) -> Result | None:
         if self.store is None:
             return None
         result = results.find(self.store, self.settings.results_prefix, self.request)
@@ -122,7 +129,7 @@ class Job:
             delivery.check_size(result, self.job_id, self.settings)
         return result
 
-    def prepare(self) -> None:
+    def _prepare(self) -> None:
         """Resolve the graph, fetch the inputs, and give both the job's own folders."""
         began = time.monotonic()
         self.reporter.stage("preparing", 0)
@@ -170,7 +177,7 @@ class Job:
             if not isinstance(graph[key]["inputs"].get("filename_prefix"), str)
         ]
 
-    def execute(self) -> Executed:
+    def _execute(self) -> Executed:
         """Run the graph when its turn has come."""
         self.pace.prepared(self.job_id)
         waiting = time.monotonic()
@@ -212,7 +219,7 @@ class Job:
         self.warnings += executed.warnings
         return executed
 
-    def deliver(self, executed: Executed, pool: Executor) -> Result:
+    def _deliver(self, executed: Executed, pool: Executor) -> Result:
         """Hand the outputs over and describe them."""
         began = time.monotonic()
         self.reporter.stage("delivering", EXECUTED)
@@ -237,6 +244,12 @@ class Job:
         if self._ensured is not None:
             self._ensured.release()
         self.comfy.clean(self.request.attempt_id)
+        session = self.comfy.living()
+        if session is not None and self._execution is not None:
+            for prompt_id in self._execution.prompts:
+                with contextlib.suppress(Unavailable):
+                    # Its entry holds the whole request, the API key included.
+                    session.http.forget(prompt_id)
         self._sweep()
 
     def _sweep(self) -> None:

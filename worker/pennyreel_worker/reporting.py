@@ -23,6 +23,9 @@ from pennyreel_contract.result import NodeTiming
 
 log = logging.getLogger(__name__)
 
+FIRST_S = 0.15
+"""Nothing is posted of a job that ends sooner: it would only keep the answer waiting."""
+
 MIN_INTERVAL_S = 0.4
 PREPARED, EXECUTED = 5.0, 95.0
 """Where the stages lie in the job's percentage."""
@@ -89,6 +92,9 @@ class Reporter:
         self._pending.append(progress.model_copy(update=changes))
 
     async def _run(self) -> None:
+        await self._pause(min(FIRST_S, self._interval_s))
+        if self._pending:
+            self._news.set()
         while not self._closed:
             await self._news.wait()
             self._news.clear()

@@ -1,0 +1,76 @@
+"""How a supervised child is ended, and what is told of one that ended by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pennyreel_comfy.diagnose import diagnose
+from pennyreel_contract import Code, PennyreelError, error
+
+log = logging.getLogger(__name__)
+
+
+def end(child: subprocess.Popen[bytes], limit_s: float) -> None:
+    """End the child and its group: SIGTERM, and SIGKILL after `limit_s`."""
+    if child.poll() is None:
+        _signal_group(child, signal.SIGTERM)
+        try:
+            child.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            kill_group(child)
+            child.wait(limit_s)
+    kill_group(child)
+
+
+def kill_group(child: subprocess.Popen[bytes]) -> None:
+    """Kill the child, and what it left behind if it is gone."""
+    _signal_group(child, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+def manner(returncode: int | None) -> str:
+    """Say how a child ended, as `subprocess` gives it: "exit code 1", "signal SIGKILL"."""
+    if returncode is not None and returncode < 0:
+        with contextlib.suppress(ValueError):
+            return f"signal {signal.Signals(-returncode).name}"
+    return f"exit code {returncode}"
+
+
+def failure(
+    code: Code, message: str, lines: Sequence[str], *, returncode: int | None = None
+) -> PennyreelError:
+    """Return the error of a failed child; where its log tells the cause, so does the error."""
+    cause = diagnose(lines, returncode)
+    detail: dict[str, Any] = {"log": list(lines), "returncode": returncode}
+    if cause is None:
+        return error(code, message, detail=detail)
+    detail |= {"cause": cause.kind.value, "fatal": cause.fatal}
+    return error(code, f"{message}: {cause.sentence}", hint=cause.hint, detail=detail)
+
+
+def tell(callbacks: Sequence[Callable[[PennyreelError], None]], problem: PennyreelError) -> None:
+    """Call each with the error; one that raises is logged and keeps no other from being called."""
+    for callback in callbacks:
+        _call(callback, problem)
+
+
+def _call(callback: Callable[[PennyreelError], None], problem: PennyreelError) -> None:
+    try:
+        callback(problem)
+    except Exception:
+        log.exception("a callback for ComfyUI's death failed")
+
+
+def _signal_group(child: subprocess.Popen[bytes], number: int) -> None:
+    """Signal the child's whole process group, which it leads; its id outlives the leader."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if sys.platform == "win32":
+            child.kill()
+        else:
+            os.killpg(child.pid, number)
