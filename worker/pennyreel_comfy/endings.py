@@ -25,8 +25,9 @@ def end(child: subprocess.Popen[bytes], limit_s: float) -> None:
             child.wait(limit_s)
         except subprocess.TimeoutExpired:
             kill_group(child)
-            child.wait(limit_s)
-    kill_group(child)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # in the hands of a hung driver
+                child.wait(limit_s)
+    kill_group(child)  # those that its leader did not wait for
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:

@@ -319,9 +319,7 @@ class ComfyProcess:
                 return
             starting = self._state is State.STARTING
             problem = self._death(child.returncode, starting=starting)
-            self._problem = problem
-            self._set(State.FAILED)
-            callbacks = list(self._callbacks)
+            callbacks = self._fail(problem)
         tell(callbacks, problem)
 
     def _death(self, code: int | None, *, starting: bool) -> PennyreelError:
@@ -340,6 +338,8 @@ class ComfyProcess:
                 if self._child is not child or self._state is not State.STARTING or self._stopping:
                     return
                 if time.monotonic() - began > self._start_s:
+                    problem = self._too_slow()
+                    callbacks = self._fail(problem)
                     break
             if _answers(http):
                 with self._changed:
@@ -349,21 +349,21 @@ class ComfyProcess:
                 return
             with self._changed:
                 self._changed.wait(_PROBE_S)
-        self._too_slow(child)
-
-    def _too_slow(self, child: subprocess.Popen[bytes]) -> None:
-        with self._changed:
-            if self._child is not child or self._state is not State.STARTING or self._stopping:
-                return
-            problem = self._problem = failure(
-                Code.COMFY_START_FAILED,
-                f"ComfyUI did not answer within {self._start_s:g} s of its start",
-                self.tail(),
-            )
-            self._set(State.FAILED)
-            callbacks = list(self._callbacks)
         end(child, STOP_S)
         tell(callbacks, problem)
+
+    def _too_slow(self) -> PennyreelError:
+        return failure(
+            Code.COMFY_START_FAILED,
+            f"ComfyUI did not answer within {self._start_s:g} s of its start",
+            self.tail(),
+        )
+
+    def _fail(self, problem: PennyreelError) -> list[Callable[[PennyreelError], None]]:
+        """Become FAILED; returns whom to tell once the lock is free."""
+        self._problem = problem
+        self._set(State.FAILED)
+        return list(self._callbacks)
 
     def _set(self, state: State) -> None:
         with self._changed:

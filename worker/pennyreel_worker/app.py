@@ -219,9 +219,7 @@ class Worker:
         with self._jobs.lock:
             self._jobs.add(job)
         try:
-            result = await self._in(job, lambda: job.run(self._upload))
-            log.info("done: %s", result.timings, extra={"job": job.job_id})
-            return result
+            return await self._in(job, lambda: job.run(self._upload))
         except JobCancelled:
             if self._giving_up and job.cancel.cancelled:
                 raise _given_up(job) from None
@@ -238,6 +236,8 @@ class Worker:
 
         def clean() -> None:
             try:
+                if job.timings:
+                    log.info("done: %s", job.timings, extra={"job": job.job_id})
                 job.clean()
             finally:
                 with self._jobs.lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ def place(
 
     Raises:
         BadRequest: `bad_input`, `input_too_large`, `address_refused`; names the input.
-        JobFailed: `input_unreachable`, `storage_failed`.
+        JobFailed: `input_unreachable`, `storage_failed`, `disk_full`.
 
     """
     limits = _Limits(settings, deadline, cancel)
@@ -42,8 +43,9 @@ def place(
             folder.mkdir(parents=True, exist_ok=True)
             digest = _write(item, path, store, limits)
         except OSError as problem:  # a full disk; a refused address is an error of ours already
+            full = problem.errno in {errno.ENOSPC, errno.EDQUOT}
             raise error(
-                Code.STORAGE_FAILED,
+                Code.DISK_FULL if full else Code.STORAGE_FAILED,
                 f"input {item.name!r} cannot be written: {problem.strerror}",
                 hint="Give the worker more disk (container disk or volume).",
             ) from None

@@ -400,7 +400,7 @@ class Job:
         if self.store is None or how == "inline":
             artifacts = delivery.inline(made, limit=limit)
             result = None if artifacts is None else self._describe(artifacts, began)
-            if result is not None and delivery.measure(result.wire()) <= limit:
+            if result is not None and delivery.fits(result, limit):
                 return result
             if self.store is None:
                 raise delivery.too_large(made, limit)
@@ -414,7 +414,7 @@ class Job:
                 raise
             self.warnings.append(f"returned inline, since the bucket failed: {problem}")
         result = self._describe(artifacts, began)
-        if delivery.measure(result.wire()) > limit:  # thousands of files, each with a long URL
+        if not delivery.fits(result, limit):  # thousands of files, each with a long URL
             raise delivery.too_large(made, limit)
         return result
 

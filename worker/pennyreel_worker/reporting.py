@@ -59,7 +59,8 @@ class Reporter:
         self._percent = 0.0
         self._closed = False
         self._lock = threading.Lock()
-        self._task = self._loop.create_task(self._run())
+        self._task: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(min(FIRST_S, interval_s), self._start)
 
     def offer(self, progress: Progress) -> None:
         """Report this unless something newer comes before it can be sent."""
@@ -81,8 +82,13 @@ class Reporter:
         with self._lock:
             self._closed = True
             self._pending.clear()
+        self._timer.cancel()
         self._news.set()
-        await asyncio.wait({self._task})
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    def _start(self) -> None:
+        self._task = self._loop.create_task(self._run())
 
     def _merge(self, progress: Progress) -> None:
         self._percent = max(self._percent, progress.percent)
@@ -92,9 +98,6 @@ class Reporter:
         self._pending.append(progress.model_copy(update=changes))
 
     async def _run(self) -> None:
-        await self._pause(min(FIRST_S, self._interval_s))
-        if self._pending:
-            self._news.set()
         while not self._closed:
             await self._news.wait()
             self._news.clear()
