@@ -231,26 +231,25 @@ class Worker:
             self._clean(job)
 
     def _clean(self, job: Job) -> None:
-        """Remove what is left of a job, beside its answer's way to the platform."""
-        attempt = job.request.attempt_id
+        """Remove what is left of a job, while its answer is on its way to the platform."""
+        attempt, cleaned = job.request.attempt_id, Future[None]()
 
         def clean() -> None:
             try:
                 if job.timings:
                     log.info("done: %s", job.timings, extra={"job": job.job_id})
                 job.clean()
+            except Exception:  # noqa: BLE001 - the next job is not to wait for this for ever
+                log.exception("cleaning up failed", extra={"job": job.job_id})
             finally:
                 with self._jobs.lock:
                     self._jobs.discard(job)
+                self._cleaning.pop(attempt, None)
+                cleaned.set_result(None)
 
-        def cleaned(done: Future[None]) -> None:
-            if self._cleaning.get(attempt) is done:
-                del self._cleaning[attempt]
-            if (problem := done.exception()) is not None:
-                log.error("cleaning up failed", exc_info=problem, extra={"job": job.job_id})
-
-        self._cleaning[attempt] = future = self._side.submit(clean)
-        future.add_done_callback(cleaned)
+        self._cleaning[attempt] = cleaned
+        # Not before the answer: its thread would take the interpreter's lock from this one.
+        asyncio.get_running_loop().call_soon(self._side.submit, clean)
 
     def _examine(self) -> None:
         """After a failure, see whether this worker can be trusted with another job."""

@@ -246,14 +246,14 @@ class Comfy:
         """
         kept = set(keep)
         for kind in ("input", "output", "temp"):
-            for path in _entries(self.folders[kind]):
-                if path.name in kept:
+            for entry in _entries(self.folders[kind]):
+                if entry.name in kept:
                     continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
                 else:
                     with contextlib.suppress(OSError):
-                        path.unlink()
+                        Path(entry.path).unlink()
 
     def room(self) -> int:
         """Bytes free where the jobs' files are."""
@@ -305,9 +305,10 @@ class Comfy:
             session.fail_all(problem)
 
 
-def _entries(folder: Path) -> list[Path]:
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     try:
-        return list(folder.iterdir())
+        with os.scandir(folder) as found:
+            return list(found)
     except OSError:
         return []
 

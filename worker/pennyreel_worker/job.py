@@ -62,6 +62,10 @@ class Stage(Enum):
     ENDED = "ended"
 
 
+OWNING = {Stage.EXECUTING, Stage.DELIVERING}
+"""Stages in which a job may own files outside its own folders."""
+
+
 class Jobs(set["Job"]):
     """The jobs in this process. Hold the lock to look at more than one."""
 
@@ -69,6 +73,8 @@ class Jobs(set["Job"]):
         """Begin empty."""
         super().__init__()
         self.lock = threading.RLock()
+        self.littered = True
+        """Whether a graph ran since nobody's files were last removed."""
 
 
 @dataclass(eq=False)
@@ -194,6 +200,7 @@ class Job:
             )
             self.pace.running(self.job_id, told.remaining_s)
             self._sweep()
+            self.others.littered = True
             if self._unexamined:  # ComfyUI was down when it was looked at, and is started now
                 self.comfy.ready(self.deadline, self.cancel, kind=self._kind)
                 self._examine_again()
@@ -256,9 +263,11 @@ class Job:
         """Remove what nobody owns, when no other job's files could be among it."""
         with self.others.lock:
             others = [job for job in self.others if job is not self]
-            if not any(job.stage in {Stage.EXECUTING, Stage.DELIVERING} for job in others):
-                living = {job for job in self.others if job.stage is not Stage.ENDED}
-                self.comfy.sweep({job.request.attempt_id for job in living})
+            if not self.others.littered or any(job.stage in OWNING for job in others):
+                return
+            living = {job for job in self.others if job.stage is not Stage.ENDED}
+            self.comfy.sweep({job.request.attempt_id for job in living})
+            self.others.littered = False
 
     def _at(self, stage: Stage) -> None:
         with self.others.lock:  # a sweep of another's is not to take this job's previews
