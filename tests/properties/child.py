@@ -2,7 +2,8 @@
 
 HOW: good; dies (at its start); brittle (dies of its first request); late (answers once the file
 GATE is there); silent (never answers); stubborn (ignores SIGTERM); sulky (silent and stubborn);
-litter (leaves a grandchild that ignores SIGTERM); flood (writes more than any pipe holds).
+litter (leaves a grandchild that ignores SIGTERM); ghost (silent, and leaves one in a session of its
+own, which holds the log open until its input is closed); flood (writes more than any pipe holds).
 """
 
 import os
@@ -27,7 +28,12 @@ def main() -> None:
     os.write(1, f"hello from {how}\n".encode())
     if how == "dies":
         os._exit(3)
-    if how in {"silent", "sulky"}:
+    if how == "ghost" and os.fork() == 0:
+        os.setsid()
+        os.write(1, f"ghost {os.getpid()}\n".encode())
+        os.read(0, 1)
+        os._exit(0)
+    if how in {"silent", "sulky", "ghost"}:
         sleep()
     if how == "litter" and os.fork() == 0:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

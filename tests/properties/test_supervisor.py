@@ -326,6 +326,26 @@ def test_a_child_that_took_too_long_is_gone_before_the_next_one_begins(comfy: Wa
     assert comfy.children[0].poll() is not None
 
 
+def test_of_a_former_child_whose_log_is_held_open_the_next_one_hears_nothing(
+    comfy: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "LOG_S", 1.0)
+    comfy.prepare("ghost")
+    comfy.start()
+    eventually(lambda: comfy.state is State.FAILED and len(comfy.tail()) == 2)
+    (ghost,) = (int(line.split()[1]) for line in comfy.tail() if line.startswith("ghost"))
+    threads = list(comfy._threads)
+    comfy.prepare("good")
+    comfy.start()
+    comfy.wait_ready(Deadline(60))
+    for thread in threads:
+        thread.join(30)
+    assert comfy.state is State.READY
+    assert comfy.problem is None
+    assert comfy.deaths == 1
+    eventually(lambda: not Path(f"/proc/{ghost}").exists())
+
+
 def test_of_many_who_restart_it_at_once_no_child_is_lost(comfy: Watched) -> None:
     comfy.prepare("good")
     comfy.start()
@@ -344,6 +364,27 @@ def test_of_many_who_restart_it_at_once_no_child_is_lost(comfy: Watched) -> None
     assert [child.pid for child in comfy.children if child.poll() is None] == [comfy.pid]
     comfy.stop()
     assert all(child.poll() is not None for child in comfy.children)
+
+
+def test_a_stop_that_a_start_overtakes_leaves_the_new_child_alone(
+    comfy: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "STOP_S", 30.0)
+    told = threading.Event()
+    comfy.on_death(lambda _: told.wait(30) and None)  # a stop waits for who is being told
+    comfy.prepare("dies")
+    comfy.start()
+    eventually(lambda: comfy.state is State.FAILED)
+    stopping = threading.Thread(target=comfy.stop)
+    stopping.start()
+    eventually(lambda: comfy._stopping)
+    comfy.prepare("good")
+    comfy.start()
+    comfy.wait_ready(Deadline(60))
+    told.set()
+    stopping.join(60)
+    assert comfy.state is State.READY
+    assert comfy.pid == comfy.children[-1].pid
 
 
 def test_who_waits_while_it_is_restarted_waits_for_the_new_one(

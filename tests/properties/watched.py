@@ -42,7 +42,7 @@ class Watched(ComfyProcess):
         """Say what the next child does, and how long it may take to answer."""
         self.how = how
         # Those that cannot answer get little time; the others more than a busy machine needs.
-        self._start_s = 0.15 if how in {"silent", "sulky"} else 30.0
+        self._start_s = 0.15 if how in {"silent", "sulky", "ghost"} else 30.0
 
     @property
     def deaths(self) -> int:
