@@ -1,4 +1,4 @@
-"""200 jobs that return at once, to one worker, by the true SDK loop.
+"""Many short jobs to one worker, by the true SDK loop.
 
 ComfyUI is a fake here: what is proven is the order of our posts. (With the SDK's own
 progress_update, a quarter of such jobs ended with IN_PROGRESS as their last post.)
@@ -20,8 +20,7 @@ from pennyreel_contract import new_attempt_id, parse_progress
 from pennyreel_emulators.runpod import EndpointConfig, PlatformConfig, RunPodPlatform
 
 FAKE = Path(__file__).parents[1] / "fakes" / "comfyui.py"
-GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
-JOBS = 200
+JOBS = 150
 CLIENTS = 16
 
 
@@ -47,8 +46,11 @@ def test_every_last_post_is_final_and_percentages_never_fall(platform: RunPodPla
     base = f"{platform.base_url}/many"
     headers = {"Authorization": f"Bearer {platform.config.api_key}"}
 
-    def one(_: int) -> str:
-        body = {"contract": 1, "attempt_id": new_attempt_id(), "workflow": GRAPH}
+    def one(n: int) -> str:
+        # About as long as nothing is posted of a job: so the first post meets the result.
+        sleep = {"class_type": "FakeSleep", "inputs": {"seconds": 0.1 + n % 10 / 100}}
+        save = {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}
+        body = {"contract": 1, "attempt_id": new_attempt_id(), "workflow": {"1": sleep, "2": save}}
         reply = requests.post(f"{base}/runsync", json={"input": body}, headers=headers, timeout=120)
         with reply:
             answer = reply.json()
@@ -71,4 +73,4 @@ def test_every_last_post_is_final_and_percentages_never_fall(platform: RunPodPla
             percents.append(progress.percent)
         assert percents == sorted(percents)
         seen += len(percents)
-    assert seen >= JOBS // 2, "progress was posted at all"
+    assert seen >= JOBS // 5, "progress was posted at all"

@@ -20,12 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes.comfyui import FakeComfy, Prompt
+from fakes.waits import eventually
 from pennyreel_comfy.events import Event, Image, parse
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.session import Run, Session
 from pennyreel_comfy.tracker import Tracker
 from pennyreel_comfy.waiting import Deadline
-from pennyreel_contract import PennyreelError
+from pennyreel_contract import JobFailed, PennyreelError
 from properties.steady import STEADY
 
 LIMIT_S = 30.0
@@ -199,6 +200,37 @@ def test_a_job_ends_with_the_truth_of_history_whatever_is_told(
         assert session._runs == {}, "nobody is followed any more"
     assert fake.running is None or fake.running.id not in {job.run.prompt_id for job in jobs}
     fake.history.clear()
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_silence_is_a_stall_only_where_somebody_listens(deaf: bool) -> None:
+    go_on = threading.Event()
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        fake.finish(prompt)
+
+    def polls(fake: FakeComfy) -> int:
+        return sum(path.startswith("/history/") for _, path in fake.requests)
+
+    graph = {"1": {"class_type": "KSampler", "inputs": {}}}
+    with FakeComfy(script) as fake, Session(ComfyHttp(fake.url), poll_s=0.05) as session:
+        fake.refuse_sockets = deaf
+        assert session.connect() is not deaf
+        run = session.submit(graph)
+        if deaf:
+            ends = threading.Thread(
+                target=lambda: (eventually(lambda: polls(fake) > 20), go_on.set())
+            )
+            ends.start()
+            assert run.wait(Deadline(LIMIT_S), stall_s=0.2)["status"]["completed"]
+            ends.join()
+        else:
+            with pytest.raises(JobFailed, match="no progress") as caught:
+                run.wait(Deadline(LIMIT_S), stall_s=0.2)
+            assert caught.value.code == "stalled"
+        go_on.set()
 
 
 @settings(STEADY, max_examples=500)

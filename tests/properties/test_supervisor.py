@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fakes.waits import eventually
 from pennyreel_comfy import process
+from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.process import State
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import JobCancelled, JobFailed, JobTimeout, PennyreelError, SetupNeeded
@@ -28,6 +29,9 @@ from properties.watched import DRAWN, RUNNING, Watched
 
 ABLE = ("good", "stubborn", "litter", "flood")
 UNABLE = ("dies", "brittle", "silent", "sulky", "missing")
+READY_S = 20.0
+"""More than any of these children needs to answer, or to fail."""
+
 SLACK_S = 5.0
 """What a busy machine may add to a limit."""
 
@@ -74,7 +78,7 @@ class Supervisor(RuleBasedStateMachine):
         """Have a child of this kind that answers."""
         if not self.runs(how):
             self.restart(how, kill=False)
-        self.waited(60)
+        self.waited(READY_S)
         assert self.comfy.state in {State.READY, State.BUSY}
         assert self.comfy.url == f"http://127.0.0.1:{self.comfy.port}"
         assert self.comfy.pid == self.comfy.children[-1].pid
@@ -124,7 +128,10 @@ class Supervisor(RuleBasedStateMachine):
         self.frozen = False
         assert self.comfy.state in {State.STOPPED, State.NEW}
         assert self.comfy.pid is None
-        assert self.comfy.problem is None
+        with pytest.raises(RuntimeError, match="not starting"):  # and not of what was before
+            self.comfy.wait_ready(Deadline(0))
+        with pytest.raises(RuntimeError, match="ComfyUI is"):
+            self.comfy.busy().__enter__()
         assert all(child.poll() is not None for child in self.comfy.children)
         eventually(lambda: not self.comfy.left())
 
@@ -148,7 +155,7 @@ class Supervisor(RuleBasedStateMachine):
             self.restart(how, kill=True)
         told = len(self.told)
         with contextlib.suppress(PennyreelError):
-            self.waited(30)
+            self.waited(READY_S)
         eventually(lambda: self.comfy.state is State.FAILED)
         assert self.comfy.problem is self.comfy.death(0)
         assert self.comfy.death(0) is not None
@@ -161,7 +168,7 @@ class Supervisor(RuleBasedStateMachine):
         if not self.runs("late"):
             self.restart("late", kill=True)
         (self.folder / "gate").touch()
-        self.waited(60)
+        self.waited(READY_S)
         assert self.comfy.state in {State.READY, State.BUSY}
 
     @rule()
@@ -178,7 +185,7 @@ class Supervisor(RuleBasedStateMachine):
             self.comfy.wait_ready(Deadline(limit))
         except JobTimeout:
             assert time.monotonic() - began >= limit
-            assert limit < 60
+            assert limit < READY_S
         except RuntimeError:
             assert before in {State.NEW, State.STOPPED}
         except (SetupNeeded, JobFailed):
@@ -223,12 +230,11 @@ class Supervisor(RuleBasedStateMachine):
         self.restart(how, kill=False)
         self.answering(how)
         assert self.comfy.state is State.READY
-        self.a_job_begins()
-        self.it_is_busy_while_a_job_of_this_child_runs()
-        self.a_job_ends(old if ends_first else old + 1, raises=False)
-        self.it_is_busy_while_a_job_of_this_child_runs()
-        self.a_job_ends(old, raises=True)
-        self.it_is_busy_while_a_job_of_this_child_runs()
+        for _ in range(2):
+            self.a_job_begins()
+        for job in (old, old, old) if ends_first else (old + 2, old + 1, old):
+            self.it_is_busy_while_a_job_of_this_child_runs()
+            self.a_job_ends(job, raises=job > old)
 
     # What befalls the child.
 
@@ -304,7 +310,7 @@ class Supervisor(RuleBasedStateMachine):
 
 
 TestSupervisor = Supervisor.TestCase
-TestSupervisor.settings = settings(STEADY, max_examples=20, stateful_step_count=20)
+TestSupervisor.settings = settings(STEADY, max_examples=30, stateful_step_count=20)
 TestSupervisor.pytestmark = [pytest.mark.timeout(300)]
 
 
@@ -326,6 +332,31 @@ def test_a_child_that_took_too_long_is_gone_before_the_next_one_begins(comfy: Wa
     assert comfy.children[0].poll() is not None
 
 
+def test_of_two_who_start_it_at_once_one_is_refused(comfy: Watched) -> None:
+    comfy.prepare("sulky")
+    comfy.start()
+    eventually(lambda: comfy.state is State.FAILED)
+    comfy.prepare("good")
+    refused: list[str] = []
+    both = threading.Barrier(2)
+
+    def start() -> None:
+        both.wait(30)
+        try:
+            comfy.start()  # which waits for the end of the one that took too long
+        except RuntimeError as problem:
+            refused.append(str(problem))
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(refused) == 1
+    assert len(comfy.children) == 2
+    comfy.wait_ready(Deadline(60))
+
+
 def test_of_a_former_child_whose_log_is_held_open_the_next_one_hears_nothing(
     comfy: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +375,33 @@ def test_of_a_former_child_whose_log_is_held_open_the_next_one_hears_nothing(
     assert comfy.problem is None
     assert comfy.deaths == 1
     eventually(lambda: not Path(f"/proc/{ghost}").exists())
+
+
+def test_an_answer_of_a_former_child_makes_the_next_one_no_readier(
+    comfy: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, go_on, asks = threading.Event(), threading.Event(), process._answers
+
+    def held(http: ComfyHttp) -> bool:
+        found = asks(http)
+        if found and not answered.is_set():
+            answered.set()
+            go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(process, "_answers", held)
+    comfy.prepare("good")
+    comfy.start()
+    assert answered.wait(30)
+    comfy.children[-1].kill()
+    eventually(lambda: comfy.state is State.FAILED)
+    former = list(comfy._threads)
+    comfy.prepare("late")
+    comfy.start()
+    go_on.set()
+    for thread in former:
+        thread.join(30)
+    assert comfy.state is State.STARTING
 
 
 def test_of_many_who_restart_it_at_once_no_child_is_lost(comfy: Watched) -> None:

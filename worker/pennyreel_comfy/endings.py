@@ -18,16 +18,19 @@ log = logging.getLogger(__name__)
 
 
 def end(child: subprocess.Popen[bytes], limit_s: float) -> None:
-    """End the child and its group: SIGTERM, and SIGKILL after `limit_s`."""
-    if child.poll() is None:
-        _signal_group(child, signal.SIGTERM)
-        try:
+    """End the child: SIGTERM to its whole group, and SIGKILL after `limit_s`.
+
+    It may leave processes behind that outlive a SIGTERM: see `kill_group`.
+    """
+    if child.poll() is not None:
+        return
+    _signal_group(child, signal.SIGTERM)
+    try:
+        child.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        kill_group(child)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # in the hands of a hung driver
             child.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            kill_group(child)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # in the hands of a hung driver
-                child.wait(limit_s)
-    kill_group(child)  # those that its leader did not wait for
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:
