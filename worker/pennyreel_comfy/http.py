@@ -131,9 +131,9 @@ class ComfyHttp:
             raise error(Code.UNKNOWN_OUTCOME, f"{self._shown}/prompt gave an unreadable answer")
         return Accepted(str(answer.get("prompt_id", prompt_id)), answer.get("node_errors") or {})
 
-    def queue(self) -> Queue:
+    def queue(self, *, timeout: float = READ_S) -> Queue:
         """GET /queue."""
-        body = self._json("GET", "/queue")
+        body = self._json("GET", "/queue", timeout=timeout)
         try:
             ids = [
                 tuple(str(item[1]) for item in body[key])
@@ -145,9 +145,9 @@ class ComfyHttp:
             ) from None
         return Queue(*ids)
 
-    def history(self, prompt_id: str) -> dict[str, Any] | None:
+    def history(self, prompt_id: str, *, timeout: float = READ_S) -> dict[str, Any] | None:
         """GET /history/ID: the entry of an ended job, else None."""
-        body = self._json("GET", f"/history/{prompt_id}")
+        body = self._json("GET", f"/history/{prompt_id}", timeout=timeout)
         entry = body.get(prompt_id) if isinstance(body, dict) else None
         return entry if isinstance(entry, dict) else None
 
@@ -155,19 +155,19 @@ class ComfyHttp:
         """Delete the job's history entry."""
         self._json("POST", "/history", json={"delete": [prompt_id]})
 
-    def dequeue(self, prompt_id: str) -> None:
+    def dequeue(self, prompt_id: str, *, timeout: float = READ_S) -> None:
         """Take a pending job out of the queue; does nothing to a running one."""
-        self._json("POST", "/queue", json={"delete": [prompt_id]})
+        self._json("POST", "/queue", json={"delete": [prompt_id]}, timeout=timeout)
 
-    def interrupt(self, prompt_id: str) -> None:
+    def interrupt(self, prompt_id: str, *, timeout: float = READ_S) -> None:
         """Stop this job if it is the one that runs (servers since 0.3.64 check the id)."""
-        self._json("POST", "/interrupt", json={"prompt_id": prompt_id})
+        self._json("POST", "/interrupt", json={"prompt_id": prompt_id}, timeout=timeout)
 
-    def cancel_job(self, prompt_id: str) -> bool:
+    def cancel_job(self, prompt_id: str, *, timeout: float = READ_S) -> bool:
         """POST /api/jobs/ID/cancel, where the server has it (0.38); False where it has not."""
         if self._has_jobs is False:
             return False
-        with self._call("POST", f"/api/jobs/{prompt_id}/cancel") as reply:
+        with self._call("POST", f"/api/jobs/{prompt_id}/cancel", timeout=timeout) as reply:
             self._has_jobs = reply.status_code not in {404, 405} or _is_job_404(reply)
             return reply.status_code == 200
 
@@ -286,7 +286,11 @@ class ComfyHttp:
 
     def _unavailable(self, problem: Exception) -> PennyreelError:
         kind = type(problem).__name__
-        return error(Code.COMFY_UNAVAILABLE, f"no ComfyUI answers at {self._shown} ({kind})")
+        return error(
+            Code.COMFY_UNAVAILABLE,
+            f"no ComfyUI answers at {self._shown} ({kind})",
+            detail={"silent": isinstance(problem, requests.ReadTimeout)},
+        )
 
 
 def _never_sent(problem: requests.RequestException) -> bool:

@@ -80,6 +80,7 @@ class ComfyProcess:
         cwd: Path | None = None,
         start_s: float = START_S,
         on_line: Callable[[str], None] | None = None,
+        clean: Callable[[str], str] = str,
     ) -> None:
         """Prepare; nothing starts.
 
@@ -89,6 +90,7 @@ class ComfyProcess:
             cwd: where it runs.
             start_s: how long it may take to answer its first request.
             on_line: called with each line of its output, in a thread of ours.
+            clean: takes secrets out of a line that is kept: errors carry the log's tail.
 
         """
         self._command = command
@@ -96,6 +98,7 @@ class ComfyProcess:
         self._cwd = cwd
         self._start_s = start_s
         self._on_line = on_line
+        self._clean = clean
         self._changed = threading.Condition(threading.RLock())
         self._state = State.NEW
         self._busy = 0
@@ -146,6 +149,11 @@ class ComfyProcess:
                 self._changed.wait(min(left, _PROBE_S))
             return self._problem
 
+    def wait_idle(self, seconds: float) -> None:
+        """Wait until nobody is in `busy`, at most so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._state is not State.BUSY, seconds)
+
     def tail(self, lines: int = 40) -> list[str]:
         """Return the last lines of its output."""
         with self._changed:
@@ -166,6 +174,7 @@ class ComfyProcess:
         with self._changed:
             self._refuse_if_running()
             self._stopping, self._problem, self._busy = False, None, 0
+            self._tail.clear()
             self.port = free_port()
             child = self._spawn()
             self._child = child
@@ -208,6 +217,8 @@ class ComfyProcess:
         with self._changed:
             if self._state not in {State.READY, State.BUSY}:
                 raise self._problem or RuntimeError(f"ComfyUI is {self._state.value}")
+            if not self._busy:
+                self._tail.clear()  # one job's crash is not to show another one's lines
             self._busy += 1
             self._set(State.BUSY)
             child = self._child
@@ -296,7 +307,7 @@ class ComfyProcess:
             for raw in output:
                 line = raw.decode("utf-8", "replace").rstrip()
                 with self._changed:
-                    self._tail.append(line)
+                    self._tail.append(self._clean(line))
                 if self._on_line is not None:
                     # A log that is full or closed must not stop the reading: the child would block.
                     with contextlib.suppress(Exception):
@@ -333,31 +344,36 @@ class ComfyProcess:
     def _probe(self, child: subprocess.Popen[bytes], began: float) -> None:
         """Ask until it answers, dies, is stopped, or has had its time."""
         http = ComfyHttp(self.url)
-        while True:
-            with self._changed:
-                if self._child is not child or self._state is not State.STARTING or self._stopping:
-                    return
-                if time.monotonic() - began > self._start_s:
-                    problem = self._too_slow()
-                    callbacks = self._fail(problem)
-                    break
+        while self._is_starting(child):
+            if time.monotonic() - began > self._start_s:
+                self._too_slow(child)
+                return
             if _answers(http):
                 with self._changed:
-                    if self._child is child and self._state is State.STARTING:
+                    if self._is_starting(child):
                         self.started_s = time.monotonic() - began
                         self._set(State.READY)
                 return
             with self._changed:
                 self._changed.wait(_PROBE_S)
+
+    def _is_starting(self, child: subprocess.Popen[bytes]) -> bool:
+        """Whether an answer of it is still waited for: it may be another's turn by now."""
+        with self._changed:
+            return self._child is child and self._state is State.STARTING and not self._stopping
+
+    def _too_slow(self, child: subprocess.Popen[bytes]) -> None:
+        with self._changed:
+            if not self._is_starting(child):
+                return
+            problem = failure(
+                Code.COMFY_START_FAILED,
+                f"ComfyUI did not answer within {self._start_s:g} s of its start",
+                self.tail(),
+            )
+            callbacks = self._fail(problem)
         end(child, STOP_S)
         tell(callbacks, problem)
-
-    def _too_slow(self) -> PennyreelError:
-        return failure(
-            Code.COMFY_START_FAILED,
-            f"ComfyUI did not answer within {self._start_s:g} s of its start",
-            self.tail(),
-        )
 
     def _fail(self, problem: PennyreelError) -> list[Callable[[PennyreelError], None]]:
         """Become FAILED; returns whom to tell once the lock is free."""

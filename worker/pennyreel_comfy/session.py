@@ -41,6 +41,12 @@ SETTLE_S = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """/history may lag behind the announced end: read it after these pauses, then by `poll_s`."""
 
 CANCEL_S = 10.0
+CALL_S = 3.0
+"""Of one call in a cancel: somebody waits for it."""
+
+ASK_S = 10.0
+"""Of one call that asks how a job is: then its deadline is looked at again."""
+
 HEAR_S = 2.0
 
 Listener = Callable[[Event], None]
@@ -288,11 +294,11 @@ class Run:
         pause = 0.02
         while not limit.expired:
             try:
-                if not http.cancel_job(self.prompt_id):
-                    http.dequeue(self.prompt_id)
-                    if self.prompt_id in http.queue().running:
-                        http.interrupt(self.prompt_id)
-                if self.prompt_id not in http.queue():
+                if not http.cancel_job(self.prompt_id, timeout=CALL_S):
+                    http.dequeue(self.prompt_id, timeout=CALL_S)
+                    if self.prompt_id in http.queue(timeout=CALL_S).running:
+                        http.interrupt(self.prompt_id, timeout=CALL_S)
+                if self.prompt_id not in http.queue(timeout=CALL_S):
                     return True
             except Unavailable:
                 return False
@@ -313,8 +319,9 @@ class Run:
             settling, asked = self.ended and bool(settle), time.monotonic()
             try:
                 # The queue first: a job passes from there to /history, never back.
-                known = settling or self.prompt_id in self._session.http.queue()
-                entry = self._session.http.history(self.prompt_id)
+                http, limit = self._session.http, min(ASK_S, deadline.left() + 1.0)
+                known = settling or self.prompt_id in http.queue(timeout=limit)
+                entry = http.history(self.prompt_id, timeout=limit)
                 down_since = 0.0
             except Unavailable as problem:
                 # A hung server costs a whole time-out before it is known to be one.

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from pennyreel_comfy.addresses import parse, resolve
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
     Code,
     Info,
-    JobCancelled,
     JobRequest,
     PennyreelError,
     Result,
@@ -27,11 +27,12 @@ from pennyreel_contract import (
 from pennyreel_worker import delivery, results
 from pennyreel_worker.buckets import Bucket, make_bucket
 from pennyreel_worker.comfy import Comfy
+from pennyreel_worker.execution import unrepeatable
 from pennyreel_worker.gate import Gate
 from pennyreel_worker.gpu import GpuMemory
 from pennyreel_worker.info import describe
 from pennyreel_worker.job import Job, Jobs
-from pennyreel_worker.log import about, log
+from pennyreel_worker.log import about, cleaned, log, redactor
 from pennyreel_worker.pacing import Durations, Pace
 from pennyreel_worker.reporting import Reporter
 from pennyreel_worker.settings import Settings
@@ -48,11 +49,13 @@ T = TypeVar("T")
 PostProgress = Callable[[dict[str, Any], dict[str, Any]], Awaitable[None]]
 
 
-class _Attempt(NamedTuple):
+@dataclass(eq=False)
+class _Attempt:
     """An attempt under way in this process."""
 
     digest: str
     future: asyncio.Future[Result]
+    job: Job | None = None
 
 
 class Worker:
@@ -79,6 +82,7 @@ class Worker:
         self._startup = startup or Startup()
         self._memory = memory or GpuMemory(None)
         self._jobs = Jobs()
+        self._live: set[Job] = set()
         self._gate = Gate()
         self._giving_up = False
         self._post = post
@@ -100,25 +104,27 @@ class Worker:
         api_key: str | None = None,
     ) -> Result:
         """Run one job, or join the same attempt where it is already under way here."""
-        digest = results.digest(request)
-        while (other := self._running.get(request.attempt_id)) is not None:
-            if other.digest != digest:
-                raise results.conflict(request)
-            await asyncio.wait({other.future})
-            if not other.future.cancelled():
-                result = results.replayed(other.future.result(), request)
-                delivery.check_size(result, str(platform_job["id"]), self.settings)
-                return result
-            # The one that we joined was cancelled, and we were not: the work is ours now.
-        if (cleaning := self._cleaning.get(request.attempt_id)) is not None:
-            # The same attempt once more: its former folders have to be gone, not to go.
-            await asyncio.wait({asyncio.wrap_future(cleaning)})
+        digest, attempt_id = results.digest(request), request.attempt_id
+        while True:
+            if (other := self._running.get(attempt_id)) is not None:
+                result = await self._join(other, digest, request)
+                if result is not None:
+                    delivery.check_size(result, str(platform_job["id"]), self.settings)
+                    return result
+            elif (cleaning := self._cleaning.get(attempt_id)) is not None:
+                # The same attempt once more: its former folders have to be gone, not to go.
+                await asyncio.wait({asyncio.wrap_future(cleaning)}, timeout=STOP_S)
+                self._cleaning.pop(attempt_id, None)
+            else:
+                break
+        if self._giving_up:
+            raise error(Code.WORKER_STOPPING, "the worker was told to stop as it took this job")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         # Nobody may be waiting: then its exception is not "never retrieved".
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
-        self._running[request.attempt_id] = _Attempt(digest, future)
+        attempt = self._running[attempt_id] = _Attempt(digest, future)
         try:
-            result = await self._run(request, platform_job, names, api_key)
+            result = await self._run(request, platform_job, names, api_key, attempt)
             future.set_result(result)
             return result
         except Exception as problem:
@@ -126,7 +132,19 @@ class Worker:
             raise
         finally:
             future.cancel()
-            del self._running[request.attempt_id]
+            del self._running[attempt_id]
+
+    @staticmethod
+    async def _join(other: _Attempt, digest: str, request: JobRequest) -> Result | None:
+        """Wait for the same attempt; None where it was cancelled, and the work is ours now."""
+        if other.digest != digest:
+            raise results.conflict(request)
+        await asyncio.wait({other.future})
+        if not other.future.cancelled():
+            return results.replayed(other.future.result(), request)
+        if other.job is not None and other.job.charged:
+            raise unrepeatable(error(Code.CANCELLED, "this attempt was cancelled while it ran"))
+        return None
 
     async def info(self) -> dict[str, Any]:
         """Answer an info request."""
@@ -160,9 +178,7 @@ class Worker:
     def give_up(self) -> None:
         """End the jobs that are left: the worker has no more time for them."""
         self._giving_up = True
-        with self._jobs.lock:
-            jobs = list(self._jobs)
-        for job in jobs:
+        for job in list(self._live):
             log.warning("given up: the worker has to stop", extra={"job": job.job_id})
             job.cancel.cancel()
 
@@ -185,6 +201,7 @@ class Worker:
         platform_job: Mapping[str, Any],
         names: Mapping[str, str] | None,
         api_key: str | None,
+        attempt: _Attempt,
     ) -> Result:
         body = dict(platform_job)
         store = self._store
@@ -209,28 +226,32 @@ class Worker:
             names=names,
             api_key=api_key or self.settings.comfy_org_api_key,
         )
+        attempt.job = job
+        secrets = _secrets(job.api_key, body)
+        redactor.add(secrets)  # until it is cleaned up: ComfyUI's last lines come late
         try:
-            with about(job.job_id, request.attempt_id, _secrets(job.api_key, body)):
+            with about(job.job_id, request.attempt_id):
                 return await self._stages(job)
+        except PennyreelError as problem:
+            raise _told(problem) from None
         finally:
+            self._clean(job, secrets)
             await asyncio.shield(asyncio.ensure_future(reporter.close()))
 
     async def _stages(self, job: Job) -> Result:
-        with self._jobs.lock:
-            self._jobs.add(job)
+        self._live.add(job)
         try:
             return await self._in(job, lambda: job.run(self._upload))
-        except JobCancelled:
+        except PennyreelError as problem:
             if self._giving_up and job.cancel.cancelled:
                 raise _given_up(job) from None
-            raise
-        except PennyreelError:
-            self._examine()
-            raise
+            if self.comfy.hopeless:
+                self.breaks("ComfyUI does not start")
+            raise unrepeatable(problem) if job.charged else problem from None
         finally:
-            self._clean(job)
+            self._live.discard(job)
 
-    def _clean(self, job: Job) -> None:
+    def _clean(self, job: Job, secrets: Iterable[str | None]) -> None:
         """Remove what is left of a job, while its answer is on its way to the platform."""
         attempt, cleaned = job.request.attempt_id, Future[None]()
 
@@ -239,24 +260,26 @@ class Worker:
                 if job.timings:
                     log.info("done: %s", job.timings, extra={"job": job.job_id})
                 job.clean()
+                self._check_room()
             except Exception:  # noqa: BLE001 - the next job is not to wait for this for ever
                 log.exception("cleaning up failed", extra={"job": job.job_id})
             finally:
                 with self._jobs.lock:
                     self._jobs.discard(job)
-                self._cleaning.pop(attempt, None)
+                redactor.remove(secrets)
+                if self._cleaning.get(attempt) is cleaned:
+                    del self._cleaning[attempt]
                 cleaned.set_result(None)
 
         self._cleaning[attempt] = cleaned
         # Not before the answer: its thread would take the interpreter's lock from this one.
         asyncio.get_running_loop().call_soon(self._side.submit, clean)
 
-    def _examine(self) -> None:
-        """After a failure, see whether this worker can be trusted with another job."""
-        if self.comfy.hopeless:
-            self.breaks("ComfyUI does not start")
-        elif self.comfy.room() < self.settings.least_free_bytes:
-            self.breaks("its disk is full")
+    def _check_room(self) -> None:
+        """See whether this worker can take another job, now that the last one's files are gone."""
+        with contextlib.suppress(OSError):
+            if self.comfy.room() < self.settings.least_free_bytes:
+                self.breaks("its disk is full")
 
     async def _in(self, job: Job, call: Callable[[], T]) -> T:
         """Run a job's work. A cancelled task cancels the job and waits until it has stopped."""
@@ -266,9 +289,11 @@ class Worker:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             job.cancel.cancel()
-            future.cancel()  # if it has not begun, it never does
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.to_thread(_ended, inner)
+            inner.cancel()  # if it has not begun, it never does
+            limit = asyncio.get_running_loop().time() + STOP_S
+            while not inner.done() and (left := limit - asyncio.get_running_loop().time()) > 0:
+                with contextlib.suppress(asyncio.CancelledError):  # a stop may come twice
+                    await asyncio.wait({future}, timeout=left)
             if not inner.done():
                 log.error("a cancelled job does not end", extra={"job": job.job_id})
                 self.breaks("a cancelled job does not end")
@@ -316,8 +341,16 @@ def _secrets(api_key: str | None, platform_job: Mapping[str, Any]) -> list[str |
     return [api_key, *(str(given.get(k) or "") for k in keys if isinstance(given, dict))]
 
 
-def _ended(future: Future[Any]) -> bool:
-    return bool(wait({future}, timeout=STOP_S).done)
+def _told(problem: PennyreelError) -> PennyreelError:
+    """Return the error as the client may see it: a node's own words may quote a key."""
+    info = problem.info
+    return error(
+        Code(info.code),
+        redactor.clean(info.message),
+        hint=redactor.clean(info.hint),
+        retryable=info.retryable,
+        detail=cleaned(info.detail),
+    )
 
 
 async def _silent(_: dict[str, Any]) -> None:

@@ -17,11 +17,12 @@ from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.install import Installation, child_env
 from pennyreel_comfy.models.names import known_folder
 from pennyreel_comfy.preflight import NodeCatalogue
+from pennyreel_comfy.preflight.policy import ALL
 from pennyreel_comfy.process import CHILD, ComfyProcess, State
 from pennyreel_comfy.session import Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, Gpu, PennyreelError, SetupNeeded, Unavailable, error
-from pennyreel_worker.log import comfy_line
+from pennyreel_worker.log import comfy_line, redactor
 from pennyreel_worker.models import Models
 from pennyreel_worker.settings import Settings
 
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 _SLACK_S = 10.0
 """The supervisor gives its own verdict on a slow start; waiting a little longer hears it."""
+
+READ_S = 10.0
+"""How long a job that has left the GPU may take to read how it ended."""
 
 HOPELESS_STARTS = 2
 """Starts that may fail in a row: the second one shows that the first was no accident."""
@@ -75,6 +79,7 @@ class Comfy:
             cwd=self._work,
             start_s=settings.start_s,
             on_line=comfy_line,
+            clean=redactor.clean,
         )
         self.process.on_death(self._died)
         self._lock = threading.Lock()
@@ -127,6 +132,9 @@ class Comfy:
 
     def _revive(self, small: bool) -> None:
         """Start the child anew if it is dead, condemned, or in the wrong mode."""
+        if small != self._small:
+            # The former job has left the GPU, and may still be reading how it ended.
+            self.process.wait_idle(READ_S)
         with self._lock:
             state = self.process.state
             dead = state in {State.FAILED, State.STOPPED, State.NEW}
@@ -138,6 +146,10 @@ class Comfy:
                 " in its low-memory mode" if small else "",
             )
             kill, self._stuck, self._small = self._stuck, False, small
+            if self._session is not None:  # who still waits on it need not wait out its grace
+                self._session.fail_all(error(Code.COMFY_CRASHED, "ComfyUI was started anew"))
+                self._session.close()
+                self._session = None
             self.process.restart(kill=kill)
 
     def living(self) -> Session | None:
@@ -184,17 +196,21 @@ class Comfy:
         with self._lock:
             return self._stuck
 
-    def condemn(self, why: str) -> None:
-        """Have the next job start ComfyUI anew: this one lives, but serves nobody any more."""
-        log.error("ComfyUI %s: it will be started anew", why)
+    def condemn(self, why: str, session: Session) -> None:
+        """Have the next job start ComfyUI anew: this one lives, but serves nobody any more.
+
+        `session`: of the one that is meant; where another one was started since, nothing is done.
+        """
         with self._lock:
+            if session is not self._session or self.process.problem is not None:
+                return
+            log.error("ComfyUI %s: it will be started anew", why)
             self._stuck = True
 
     @property
     def hopeless(self) -> bool:
         """Whether it has failed to start so often that another machine should be tried."""
-        with self._lock:
-            return self._failed_starts >= HOPELESS_STARTS
+        return self._failed_starts >= HOPELESS_STARTS  # without the lock: a start may hold it
 
     def can_shrink(self) -> bool:
         """Whether there is a mode that needs less memory than the present one."""
@@ -316,7 +332,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _child_env(settings: Settings) -> dict[str, str]:
     """Graphs are untrusted: no key is in ComfyUI's environment, and no path leads out of it."""
     env = child_env(os.environ)
-    if not settings.allow_nodes:
+    if not any(name == ALL or name.startswith("VHS_") for name in settings.allow_nodes):
         env["VHS_STRICT_PATHS"] = "1"
     return env
 

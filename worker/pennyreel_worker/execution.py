@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pennyreel_comfy.diagnose import Kind
 from pennyreel_comfy.events import Event, Succeeded
-from pennyreel_comfy.session import Run, Session
+from pennyreel_comfy.session import CALL_S, Run, Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
     Code,
@@ -50,6 +51,8 @@ class Executed:
     """On the GPU, the runs that failed included."""
 
     warnings: list[str] = field(default_factory=list)
+    again: bool = False
+    """Whether it took more than one run."""
 
 
 @dataclass
@@ -74,6 +77,9 @@ class Execution:
     prompts: list[str] = field(default_factory=list)
     """What ComfyUI knows it by, and has to forget."""
 
+    _session: Session | None = None
+    _began: float = 0.0
+
     def run(self, turn: Turn) -> Executed:
         """Run it to its end, holding the turn; the turn is left as soon as ComfyUI is done.
 
@@ -84,26 +90,29 @@ class Execution:
         tried: list[str] = []
         spent = 0.0
         while True:
-            began = time.monotonic()
+            self._began = time.monotonic()
             try:
                 entry, run = self._once(turn)
             except PennyreelError as problem:
-                took = time.monotonic() - began
+                took = time.monotonic() - self._began
                 remedy = self._remedy(problem, tried)
                 if remedy is None or self.deadline.left() < max(_WORTH_S, took):
-                    raise self._final(problem) from None
+                    raise
                 tried.append(remedy)
                 spent += took
                 log.warning("%s: %s, once more", problem, remedy, extra={"job": self.job_id})
                 turn.retake(self.deadline, self.cancel)
                 self._apply(remedy)
                 continue
-            seconds = time.monotonic() - (run.started_at or began)
+            seconds = time.monotonic() - (run.started_at or self._began)
             warnings = [f"ComfyUI failed and the job was run again: {r}" for r in tried]
-            return Executed(entry, run, spent + seconds, warnings + list(run.warnings))
+            return Executed(
+                entry, run, spent + seconds, warnings + list(run.warnings), again=bool(tried)
+            )
 
     def _once(self, turn: Turn) -> tuple[dict[str, Any], Run]:
-        session = self.comfy.ready(self.deadline, self.cancel, kind=self.kind)
+        session = self._session = self.comfy.ready(self.deadline, self.cancel, kind=self.kind)
+        self._began = time.monotonic()  # its start is no measure of how long the graph takes
 
         def listen(event: Event) -> None:
             self.listener(event)
@@ -112,37 +121,39 @@ class Execution:
 
         with self.comfy.busy():
             self.sent = True
+            self.prompts.append(str(uuid.uuid4()))
             try:
                 run = session.submit(
                     self.graph,
+                    prompt_id=self.prompts[-1],
                     extra_data={"api_key_comfy_org": self.api_key} if self.api_key else None,
                     listener=listen,
                 )
             except (OutcomeUnknown, Unavailable) as problem:
                 raise self._stopped_answering(str(problem)) from None
-            self.prompts.append(run.prompt_id)
             return self._wait(session, run), run
 
     def _wait(self, session: Session, run: Run) -> dict[str, Any]:
         """Wait for the run; whatever its end, ComfyUI keeps nothing of it and works on nothing."""
         try:
             return run.wait(self.deadline, self.cancel, stall_s=self.stall_s)
-        except (JobCancelled, JobTimeout):
-            if _still_there(session, run):
-                self.comfy.condemn(f"did not stop work on {run.prompt_id}")
+        except (JobCancelled, JobTimeout) as problem:
+            if problem.info.detail.get("confirmed_stopped") is False or _still_there(session, run):
+                self.comfy.condemn(f"did not stop work on {run.prompt_id}", session)
             raise
         except Unavailable as problem:
             raise self._stopped_answering(str(problem)) from None
         except PennyreelError as problem:
-            if problem.code in _RESTARTED and self.comfy.process.problem is None:
-                self.comfy.condemn(str(problem))  # it lives, and is of no use
+            if problem.code in _RESTARTED:
+                self.comfy.condemn(str(problem), session)  # if it lives, it is of no use
             raise
 
     def _stopped_answering(self, why: str) -> PennyreelError:
         death = self.comfy.process.death()
         if death is not None:
             return death
-        self.comfy.condemn("stopped answering")
+        if self._session is not None:
+            self.comfy.condemn("stopped answering", self._session)
         return error(Code.COMFY_CRASHED, f"ComfyUI stopped answering: {why}")
 
     def _remedy(self, problem: PennyreelError, tried: list[str]) -> str | None:
@@ -160,28 +171,11 @@ class Execution:
         if remedy == _SMALLER:
             self.comfy.shrink(self.kind)
         elif remedy == _RESTART:
-            if self.comfy.process.problem is None:  # dead, it is started anew in any case
-                self.comfy.condemn("has to be started anew")
+            if self._session is not None:  # dead, it is started anew in any case
+                self.comfy.condemn("has to be started anew", self._session)
         else:
             with contextlib.suppress(PennyreelError):
                 self.comfy.ready(self.deadline, self.cancel, kind=self.kind).http.free()
-
-    def _final(self, problem: PennyreelError) -> PennyreelError:
-        """A paid graph may have been charged for: no program may send it again by itself."""
-        if (
-            not (self.paid and self.sent)
-            or not problem.info.retryable
-            or isinstance(problem, JobCancelled)
-        ):
-            return problem
-        info = problem.info
-        return error(
-            Code(info.code),
-            info.message,
-            hint="It has paid API nodes, which may have run: check before you send it again.",
-            retryable=False,
-            detail=info.detail,
-        )
 
 
 _RESTART = "ComfyUI was started anew"
@@ -191,6 +185,23 @@ _SMALLER = "ComfyUI was started in its low-memory mode"
 
 def _still_there(session: Session, run: Run) -> bool:
     try:
-        return run.prompt_id in session.http.queue()
+        return run.prompt_id in session.http.queue(timeout=CALL_S)
     except Unavailable:
         return True
+
+
+def unrepeatable(problem: PennyreelError) -> PennyreelError:
+    """Return an error as that of a graph with paid nodes: it may have been charged for already.
+
+    No program may send such a job again by itself.
+    """
+    info = problem.info
+    if not info.retryable:
+        return problem
+    return error(
+        Code(info.code),
+        info.message,
+        hint="It has paid API nodes, which may have run: check before you send it again.",
+        retryable=False,
+        detail=info.detail,
+    )

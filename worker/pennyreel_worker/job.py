@@ -121,6 +121,9 @@ class Job:
 
     def run(self, uploads: Executor) -> Result:
         """Go through all stages; returns the result, or the stored one of this very attempt."""
+        self.cancel.check()
+        with self.others.lock:  # a sweep is not to take the folders that it makes
+            self.others.add(self)
         stored = self._replay()
         if stored is not None:
             return stored
@@ -185,7 +188,8 @@ class Job:
 
     def _execute(self) -> Executed:
         """Run the graph when its turn has come."""
-        self.pace.prepared(self.job_id)
+        # A model that had to be downloaded says nothing of the next job.
+        self.pace.prepared(self.job_id, besides_s=self.timings.get("models", 0.0))
         waiting = time.monotonic()
         with self.gate.turn(self.deadline, self.cancel) as turn:
             began = time.monotonic()
@@ -221,7 +225,8 @@ class Job:
         self._at(Stage.DELIVERING)
         self.pace.executed(self.job_id)
         self._peak = peak.bytes
-        self.durations.learn(self._kind, time.monotonic() - began)
+        if not executed.again:
+            self.durations.learn(self._kind, time.monotonic() - began)
         self.timings["execute"] = executed.seconds
         self.warnings += executed.warnings
         return executed

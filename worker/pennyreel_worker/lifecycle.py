@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from pennyreel_worker.app import Worker
 
 PROGRESS_S = 10.0
+_PR_SET_DUMPABLE = 4
 
 
 def main() -> int:
     """Run the worker until it is told to stop; returns the exit code."""
+    _hide()
     startup = Startup()
     startup.mark(IMPORTED)
     set_up()
@@ -65,6 +68,13 @@ def main() -> int:
         if prefetch is not None:
             prefetch.stop()
         comfy.stop()
+
+
+def _hide() -> None:
+    """Close our entries in /proc: ComfyUI runs as the same user, and its nodes would find keys."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _prefetch(settings: Settings, comfy: Comfy) -> Prefetch | None:
@@ -175,6 +185,8 @@ def _warm_up(settings: Settings, comfy: Comfy, stop: CancelToken) -> None:
     session = comfy.living()
     if settings.warmup and session is not None:
         warm_up(session, settings, comfy.folders, stop)
+        if session.http.queue(timeout=PROGRESS_S).running:
+            comfy.condemn("did not stop the warm-up", session)
         comfy.sweep(())
 
 
@@ -215,7 +227,12 @@ class _Poster:
 
 def run() -> None:
     """Entry of `python -m pennyreel_worker`."""
-    code = main()
-    sys.stderr.flush()
-    # The SDK's ping process and idle pool threads would keep the interpreter from leaving.
-    os._exit(code)
+    code = 1
+    try:
+        code = main()
+    except Exception:  # noqa: BLE001 - whatever it was, the container has to end
+        log.exception("the worker ended")
+    finally:
+        sys.stderr.flush()
+        # The SDK's ping process and idle pool threads would keep the interpreter from leaving.
+        os._exit(code)

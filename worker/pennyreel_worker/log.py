@@ -124,7 +124,9 @@ class TextFormat(logging.Formatter):
         """Return the line, without secrets."""
         job = getattr(record, "job", None)
         where = f" [{job}]" if job else ""
-        text = f"pennyreel | {record.levelname.lower()}{where} {super().format(record)}"
+        text = f"pennyreel | {record.levelname.lower()}{where} {_one_line(record.getMessage())}"
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
         return redactor.clean(text)
 
 
@@ -149,7 +151,7 @@ class JsonFormat(logging.Formatter):
             body.setdefault("attempt", attempt)
         if record.exc_info:
             body["exception"] = self.formatException(record.exc_info)
-        return json.dumps(_cleaned(body), ensure_ascii=False, default=_text)
+        return json.dumps(cleaned(body), ensure_ascii=False, default=_text)
 
 
 def set_up(
@@ -248,14 +250,20 @@ def _letter(letter: str) -> str:
     return "(?:" + "|".join(sorted(ways, key=len, reverse=True)) + ")"
 
 
-def _cleaned(value: Any) -> Any:
+def cleaned(value: Any) -> Any:
+    """Return JSON-like data without secrets in its texts."""
     if isinstance(value, str):
         return redactor.clean(value)
     if isinstance(value, dict):
-        return {redactor.clean(str(k)): _cleaned(v) for k, v in value.items()}
+        return {redactor.clean(str(k)): cleaned(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_cleaned(v) for v in value]
+        return [cleaned(v) for v in value]
     return value
+
+
+def _one_line(text: str) -> str:
+    """Escape control characters: a node's name is not to write lines, or the terminal, of ours."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _text(value: object) -> str:

@@ -43,7 +43,10 @@ POST_S = 60.0
 GIVE_UP_POST_S = 300.0
 """How long a result is posted again and again: it is paid for."""
 
-STOP_MEMORY_S = 60.0
+STOP_MEMORY_S = 5.0
+"""How long a stop is remembered that came before its job, and a job that is over: a retried job
+keeps its id."""
+
 REFRESH_S = 10.0
 """How long the platform may take to end a worker that asked for it."""
 
@@ -75,6 +78,8 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         self._leaving = asyncio.Event()
         self._changed = asyncio.Event()
         self._stopped: dict[str, float] = {}
+        self._over: dict[str, float] = {}
+        self._handling = 0
         self._signals = 0
         self._refresh = False
         self._backoff_s = 0.0
@@ -89,14 +94,23 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         self.worker.on_broken = lambda: _soon(loop, self._leaving)
         if self.worker.broken:
             self._leaving.set()
+        if not self.is_alive():  # told to stop before our handlers were there
+            self._signalled()
         async with AsyncClientSession() as session:
             stops = asyncio.create_task(self.monitor_stop_signals(session))
             try:
-                await self.get_jobs(session)
+                await self._take(session)
                 await self._drain()
             finally:
                 stops.cancel()
                 await asyncio.gather(stops, return_exceptions=True)
+
+    async def _take(self, session: aiohttp.ClientSession) -> None:
+        try:
+            await self.get_jobs(session)
+        except Exception:
+            log.exception("taking jobs failed")
+            self.worker.breaks("it cannot take jobs")
 
     async def get_jobs(self, session: aiohttp.ClientSession) -> None:
         """Ask whenever the pace allows it; return when leaving, the last poll heard out."""
@@ -117,8 +131,11 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         if await super().stop_job(job_id):
             return True
         now = time.monotonic()
-        self._stopped = {j: t for j, t in self._stopped.items() if now - t < STOP_MEMORY_S}
-        self._stopped[job_id] = now
+        for known in (self._stopped, self._over):
+            for name in [j for j, t in known.items() if now - t >= STOP_MEMORY_S]:
+                del known[name]
+        if job_id not in self._over:  # else the stop was too late, and a retry may come
+            self._stopped[job_id] = now
         return False
 
     async def monitor_stop_signals(self, session: aiohttp.ClientSession) -> None:
@@ -175,12 +192,18 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
             await self._rest(self._backoff_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             return []
         self._backoff_s = 0.0
-        return list(jobs or ())
+        good = [j for j in jobs or () if isinstance(j, dict) and "id" in j and "input" in j]
+        if len(good) != len(jobs or ()):
+            log.error("the platform handed out what is no job")
+        return good
 
     def _begin(
         self, session: aiohttp.ClientSession, job: dict[str, Any], *, refused: bool = False
     ) -> None:
         job_id = str(job["id"])
+        if job_id in self.jobs_tasks:
+            log.warning("handed out twice: it runs already", extra={"job": job_id})
+            return
         if self._stopped.pop(job_id, None) is not None:
             log.info("stopped before it began", extra={"job": job_id})
             return
@@ -193,6 +216,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
 
     def _ended(self, job_id: str, task: asyncio.Task[Any]) -> None:
         self.job_progress.remove(job_id)
+        self._over[job_id] = time.monotonic()
         if self.jobs_tasks.get(job_id) is task:
             del self.jobs_tasks[job_id]
         self.worker.pace.gone(job_id)
@@ -201,12 +225,17 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
 
     async def handle_job(self, session: aiohttp.ClientSession, job: dict[str, Any]) -> None:
         """Run one job through the SDK's own `run_job`, and post what comes of it."""
-        result = await rp_job.run_job(self.config["handler"], job)
+        self._handling += 1
+        try:
+            result = await rp_job.run_job(self.config["handler"], job)
+        finally:
+            self._handling -= 1
         if result.pop("stopPod", False):
             self._refresh = True
             self._leaving.set()
         # It would end the other job here as well: the last one to be answered says it.
-        if self._refresh and len(self.jobs_tasks) <= 1:
+        if self._refresh and not self._handling:
+            await self._until(lambda: len(self.jobs_tasks) <= 1, REFRESH_S)
             result["stopPod"] = True
         await self._post(session, result, job)
 
@@ -220,7 +249,10 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
     ) -> None:
         """Post a result until it is taken; where it is refused, post that instead."""
         status = await self._send(session, result, job)
-        if status is None or status < 400 or "output" not in result:
+        if status is None or status < 400:
+            return
+        if "output" not in result:
+            log.error("the platform refused its error (%s)", status, extra={"job": job["id"]})
             return
         problem = error(
             Code.RESULT_REFUSED,
@@ -228,7 +260,8 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         )
         log.error("%s", problem, extra={"job": job["id"]})
         rest = {k: v for k, v in result.items() if k == "stopPod"}
-        await self._send(session, {"error": problem.info.encode(), **rest}, job)
+        if await self._send(session, {"error": problem.info.encode(), **rest}, job) != 200:
+            log.error("the platform does not take that, either", extra={"job": job["id"]})
 
     async def _send(
         self, session: aiohttp.ClientSession, result: dict[str, Any], job: dict[str, Any]
@@ -278,7 +311,8 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         if self.jobs_tasks:
             self.worker.give_up()
             await self._until(lambda: not self.jobs_tasks, STOP_S + LATE_S)
-        for task in list(self.jobs_tasks.values()):
+        for job_id, task in list(self.jobs_tasks.items()):
+            log.error("cut off: there is no more time", extra={"job": job_id})
             task.cancel()
         if self._refresh:
             await self._until(lambda: self._signals > 0, REFRESH_S)

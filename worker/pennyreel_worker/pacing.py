@@ -81,13 +81,13 @@ class Pace:
             self._held[job_id] = _Held(self._clock())
         self.on_change()
 
-    def prepared(self, job_id: str) -> None:
-        """Note that the job could run now."""
+    def prepared(self, job_id: str, *, besides_s: float = 0.0) -> None:
+        """Note that the job could run now; `besides_s` of its time is not the next one's."""
         with self._lock:
             held = self._held.get(job_id)
             if held is not None and held.stage == "preparing":
                 held.stage = "waiting"
-                self._preparing.append(self._clock() - held.taken_at)
+                self._preparing.append(max(0.0, self._clock() - held.taken_at - besides_s))
         self.on_change()
 
     def running(self, job_id: str, remaining: Callable[[], float | None]) -> None:

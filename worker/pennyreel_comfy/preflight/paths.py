@@ -20,7 +20,9 @@ _ENDS = ("path", "url", "folder", "filename", "directory", "filepath")
 _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_QUOTES = " \t\r\n\"'"  # what packs strip before they open a file
+_QUOTES = "\"'`"
+_UNSEEN = "\u200b\ufeff"  # no white space to str.strip, and none to a reader
+_PARTS = re.compile(r"[\\/\[\s]+")
 
 
 def path_like(name: str, spec: InputSpec | None) -> bool:
@@ -41,20 +43,32 @@ def _named(name: str) -> bool:
     return any(word in _WORDS for word in words) or words[-1].endswith(_ENDS)
 
 
+def bare(text: str) -> str:
+    """Return a text less all that packs strip before they open a file, in whatever order."""
+    while True:
+        less = text.strip().strip(_UNSEEN).strip(_QUOTES)
+        if less == text:
+            return text
+        text = less
+
+
 def unsafe(text: str) -> str | None:
     """Return what is wrong with a text as a path, or None. A path inside a folder is fine."""
-    for line in text.splitlines() or [text]:
-        plain = line.strip(_QUOTES)
-        if _SCHEME.match(plain):
-            return "URLs are refused here"
-        if plain.startswith(("/", "\\")) or _DRIVE.match(plain):
-            return "absolute paths are refused here"
-        if plain.startswith("~"):
-            return "paths into home folders are refused here"
-        if steps_up(plain):
-            return "paths with .. are refused here"
-        if "\0" in plain:
-            return "a path cannot have a zero byte"
+    lines = {one: None for line in (text, *text.splitlines()) for one in (line, bare(line))}
+    return next(filter(None, map(_wrong, lines)), None)
+
+
+def _wrong(plain: str) -> str | None:
+    if _SCHEME.match(plain):
+        return "URLs are refused here"
+    if plain.startswith(("/", "\\")) or _DRIVE.match(plain):
+        return "absolute paths are refused here"
+    if plain.startswith("~"):
+        return "paths into home folders are refused here"
+    if steps_up(plain):
+        return "paths with .. are refused here"
+    if "\0" in plain:
+        return "a path cannot have a zero byte"
     return None
 
 
@@ -65,7 +79,12 @@ def steps_up(text: str) -> bool:
 
 def other_folder(text: str) -> bool:
     """Tell whether a file's name has ComfyUI's annotation for a folder that jobs share."""
-    return text.rstrip().endswith(("[output]", "[temp]"))
+    return bare(text).endswith(("[output]", "[temp]"))
+
+
+def top(text: str) -> str:
+    """Return the first folder or file that a path inside a folder names, or nothing."""
+    return next((part for part in _PARTS.split(bare(text)) if part not in ("", ".")), "")
 
 
 def strings(value: Any) -> Iterator[str]:
