@@ -13,6 +13,8 @@
 ARG BASE_IMAGE=nvidia/cuda:13.0.3-base-ubuntu24.04@sha256:7c7413a56200486f71f181cad9310f6fd31b6bb21816ade15fc9c1e1e927a5c1
 
 FROM ${BASE_IMAGE} AS base
+# tini cannot be read, only run, so that the kernel hides its environment, with the worker's secrets,
+# from the user that runs it and the nodes.
 # Versions come from the pinned base image's own release: a version pinned here would be gone from
 # the archive with its next security update.
 # hadolint ignore=DL3008
@@ -22,9 +24,11 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates python3 python3-venv tini \
     && rm -rf /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache \
+    && chmod 0711 /usr/bin/tini \
     && useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin pennyreel
 ENV PATH=/opt/pennyreel/venv/bin:$PATH \
     LANG=C.UTF-8 \
+    PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1 \
     PENNYREEL_COMFYUI_ROOT=/comfyui
 COPY worker/image/requirements.txt /opt/pennyreel/requirements.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import socket
@@ -133,7 +134,8 @@ def test_environment_proxies_and_netrc_are_not_used(
         "ftp://example.com/x", "file:///etc/passwd", "gopher://x/", "//example.com/x", "x", "",
         "data:text/plain,x", "http:///x", "http://", "http://user@example.com/x",
         "http://user:pw@example.com/x", "http://:pw@example.com/x", "https://example.com:abc/x",
-        "http://example.com:99999/x", "http://[::1/x", "http://[nonsense]/x",
+        "http://example.com:99999/x", "http://example.com:0/x", "https://example.com:0/x",
+        "http://[::1/x", "http://[nonsense]/x",
     ],
 )  # fmt: skip
 def test_only_plain_web_addresses_are_fetched(url: str, tmp_path: Path) -> None:
@@ -151,7 +153,8 @@ PRIVATE = [
     "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:10.0.0.1", "::127.0.0.1",
     "::ffff:0:127.0.0.1", "2002:7f00:1::", "2002:a9fe:a9fe::1", "64:ff9b::7f00:1",
     "64:ff9b::a9fe:a9fe", "64:ff9b:1::a9fe:a9fe", "2001:0:53aa:64c:0:0:80ff:fffe",
-    "2001:db8::1", "100::1",
+    "2001:db8::1", "100::1", "192.0.0.9", "192.0.0.171", "192.88.99.1", "168.63.129.16",
+    "3fff::1", "5f00::1", "::ffff:168.63.129.16",
 ]  # fmt: skip
 
 
@@ -306,6 +309,28 @@ def test_another_status_is_told(status: int, retryable: bool, serve: Serve, tmp_
 
 
 # Limits.
+
+
+@pytest.mark.parametrize("kind", ["text/html", "Text/HTML; charset=utf-8", "application/xhtml+xml"])
+def test_a_page_is_no_file_unless_a_page_is_wanted(kind: str, serve: Serve, tmp_path: Path) -> None:
+    server = serve(lambda _: Reply(200, b"<html>Log in", {"Content-Type": kind}))
+    with pytest.raises(BadRequest, match="leads to a page, not a file") as caught:
+        get(f"{server.url}/x?sig=SECRET", tmp_path / "x")
+    assert caught.value.code == "bad_input"
+    assert "SECRET" not in str(caught.value)
+    assert not (tmp_path / "x").exists()
+    get(server.url, tmp_path / "x.html", pages=True)
+    assert (tmp_path / "x.html").read_bytes() == b"<html>Log in"
+
+
+def test_a_compressed_body_is_never_unpacked(serve: Serve, tmp_path: Path) -> None:
+    packed = gzip.compress(bytes(10 << 20))
+    server = serve(lambda _: Reply(200, packed, {"Content-Encoding": "gzip"}))
+    get(server.url, tmp_path / "x", most=len(packed))
+    assert (tmp_path / "x").read_bytes() == packed
+    with pytest.raises(BadRequest) as caught:
+        get(server.url, tmp_path / "y", most=len(packed) - 1)
+    assert caught.value.code == "input_too_large"
 
 
 def test_a_size_that_is_announced_too_large_is_not_fetched(serve: Serve, tmp_path: Path) -> None:

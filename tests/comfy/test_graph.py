@@ -280,3 +280,30 @@ def _changed_or_refused(change, graph, target, text):
         change(graph, target, text)
     except PennyreelError as problem:
         problem.info.model_dump_json()
+
+
+def test_a_value_in_comfyuis_wrapper_is_taken_out_and_a_link_in_it_refused() -> None:
+    def parsed(value: object) -> object:
+        graph = {"7": {"class_type": "Some", "inputs": {"a": {"__value__": value}}}}
+        return graphs.parse(graph)["7"]["inputs"]["a"]
+
+    assert parsed("x.png") == "x.png"
+    assert parsed(4) == 4
+    assert parsed(None) is None
+    assert parsed(["a", "b"]) == {"__value__": ["a", "b"]}
+    for value in (["7", 0], ["gone", 1.0], {"__value__": ["7", 0]}, {"__value__": "x"}):
+        with pytest.raises(BadRequest, match=r"'7' \(Some\): input 'a' has") as caught:
+            parsed(value)
+        assert caught.value.code == "bad_workflow"
+
+
+def test_a_wrapped_name_is_renamed_and_a_wrapped_prefix_gets_its_folder() -> None:
+    graph = graphs.parse(
+        {
+            "1": {"class_type": "LoadImage", "inputs": {"image": {"__value__": "cat.png"}}},
+            "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": {"__value__": "x"}}},
+        }
+    )
+    graph = graphs.prefix_outputs(graphs.rename_files(graph, {"cat.png": "me/cat.png"}), "me")
+    assert graph["1"]["inputs"]["image"] == "me/cat.png"
+    assert graph["2"]["inputs"]["filename_prefix"] == "me/x"

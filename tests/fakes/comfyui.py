@@ -41,7 +41,7 @@ PNG = base64.b64decode(
 CLASSES = {
     "SaveImage", "LoadImage", "EmptyImage", "KSampler", "ImageScale", "SaveImageWebsocket",
     "FakeSleep", "FakeError", "FakeCrash", "FakeMemory", "FakeBig", "FakeStuck", "FakeOutput",
-    "FakeText", "FakeNothing", "FakePaid",
+    "FakeText", "FakeNothing", "FakePaid", "FakeEcho",
 }  # fmt: skip
 
 Script = Callable[["FakeComfy", "Prompt"], Awaitable[None]]
@@ -423,6 +423,12 @@ async def _node(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any
     where = {"prompt_id": prompt.id, "node_id": node, "node_type": kind}
     if kind in {"FakeCrash", "FakePaid"} and _fails(inputs):
         os._exit(9)
+    if kind == "FakeEcho":  # as a node that prints the key it was given
+        sys.stdout.write(f"key: {prompt.extra.get('api_key_comfy_org')}\n")
+        sys.stdout.flush()
+    if kind == "FakeError" and inputs.get("tell"):
+        told = f"401 for {prompt.extra.get('api_key_comfy_org')}"
+        return ["execution_error", {**where, "exception_type": "E", "exception_message": told}]
     if kind == "FakeError" or (kind == "FakeMemory" and _fails(inputs)):
         name = "torch.OutOfMemoryError" if kind == "FakeMemory" else "ValueError"
         return ["execution_error", {**where, "exception_type": name, "exception_message": "boom"}]

@@ -13,8 +13,12 @@ from types import ModuleType
 
 import pytest
 
+MARK = "a-mark-of-this-test"
+WAIT = "import sys; sys.stdin.read()"
 FILE = Path(__file__).parents[2] / "worker" / "image" / "healthcheck.py"
 WORKER = ["/usr/bin/python", "-m", "pennyreel_worker", ""]
+TINI = ["/usr/bin/tini", "-s", "--", "python", ""]
+SHELL = ["sh", ""]
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +53,11 @@ def comfyui() -> Iterator[ThreadingHTTPServer]:
 
 
 @pytest.fixture
-def processes(check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The command lines that the check finds."""
-    found: list[list[str]] = []
+def processes(
+    check: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[list[str], list[str]]]:
+    """The command lines that the check finds, each with its parent's."""
+    found: list[tuple[list[str], list[str]]] = []
     monkeypatch.setattr(check, "running", lambda _: iter(found))
     return found
 
@@ -61,9 +67,12 @@ def serving(port: int) -> list[str]:
 
 
 def test_a_worker_whose_comfyui_answers_is_well(
-    check: ModuleType, processes: list[list[str]], comfyui: ThreadingHTTPServer
+    check: ModuleType,
+    processes: list[tuple[list[str], list[str]]],
+    comfyui: ThreadingHTTPServer,
 ) -> None:
-    processes += [WORKER, serving(comfyui.server_port)]
+    # The worker itself is not among them: it hides what tells that it is in this container.
+    processes += [(SHELL, TINI), (serving(1), SHELL), (serving(comfyui.server_port), WORKER)]
     assert check.main() == 0
 
 
@@ -77,7 +86,7 @@ def test_a_worker_whose_comfyui_answers_is_well(
 )
 def test_what_is_wrong_is_said(
     check: ModuleType,
-    processes: list[list[str]],
+    processes: list[tuple[list[str], list[str]]],
     comfyui: ThreadingHTTPServer,
     capsys: pytest.CaptureFixture[str],
     worker: bool,
@@ -86,8 +95,8 @@ def test_what_is_wrong_is_said(
     why: str,
 ) -> None:
     comfyui.status = status  # type: ignore[attr-defined]
-    processes += [WORKER] if worker else []
-    processes += [serving(comfyui.server_port)] if comfy else []
+    parent = WORKER if worker else TINI
+    processes += [(serving(comfyui.server_port) if comfy else SHELL, parent)]
     assert check.main() == 1
     assert why in capsys.readouterr().out
 
@@ -118,7 +127,36 @@ def test_comfyuis_port_is_read_from_its_command_line(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_it_sees_the_processes_around_it(check: ModuleType) -> None:
-    assert any("pytest" in " ".join(command) for command in check.running(Path("/proc")))
+    with subprocess.Popen([sys.executable, "-c", WAIT, MARK], stdin=subprocess.PIPE):
+        found = [parent for command, parent in check.running(Path("/proc")) if MARK in command]
+    own = Path("/proc/self/cmdline").read_bytes().decode().split("\0")
+    assert found == [own]
+
+
+HIDDEN = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()", sys.argv[1]], stdin=subprocess.PIPE):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_parent_that_hides_is_still_known_by_its_child(check: ModuleType) -> None:
+    argv = [sys.executable, "-c", HIDDEN, MARK, "pennyreel_worker"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hidden:
+        assert hidden.stdout is not None
+        assert hidden.stdout.readline() == b"ready\n"
+        found = [
+            parent for command, parent in check.running(Path("/proc")) if command[3:4] == [MARK]
+        ]
+    assert any("pennyreel_worker" in parent for parent in found)
+
+
+@pytest.mark.parametrize("name", ["python", "a b", "x) S 9 (", ") R"])
+def test_the_parent_is_found_behind_any_name(check: ModuleType, name: str) -> None:
+    assert check.parent_of(f"17 ({name}) S 5 17 17 0 -1") == "5"
 
 
 def test_it_needs_nothing_but_the_standard_library() -> None:

@@ -101,6 +101,9 @@ def test_the_command_and_environment_start_it_on_loopback(root: Path):
             "RUNPOD_API_KEY": "s3cret",
             "AWS_SECRET_ACCESS_KEY": "s3cret",
             "NVIDIA_API_KEY": "s3cret",
+            "NVIDIA_PAT": "s3cret",
+            "CUDA_PWD": "s3cret",
+            "TORCH_DSN": "s3cret",
             "HTTPS_PROXY": "http://me:s3cret@proxy",
             "PYTHONPATH": "/elsewhere",
         }

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import hashlib
+import os
 import socket
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import requests
 
 from fakes.comfyui import PNG
-from pennyreel_contract import ErrorInfo
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import ErrorInfo, JobFailed, JobRequest
+from pennyreel_worker import delivery
+from pennyreel_worker.delivery import Made
 from worker.support import S3, SECRET, Bench, node, play, request, until
 
 MB = 1 << 20
@@ -345,3 +354,73 @@ def test_what_the_bucket_does_not_take_comes_inline_where_it_fits(
     (image,) = result.artifacts
     assert base64.b64decode(image.data or "") == PNG
     assert "returned inline, since the bucket failed" in " ".join(result.warnings)
+
+
+# What is read from the disk.
+
+
+def ways() -> list[Callable[[Made], object]]:
+    def to_store(made: Made) -> object:
+        with ThreadPoolExecutor(1) as pool:
+            return delivery.to_store(
+                [made],
+                Mock(),
+                request=JobRequest.model_validate(request()),
+                job_id="job",
+                template="{name}",
+                pool=pool,
+                deadline=Deadline(5),
+                cancel=CancelToken(),
+            )
+
+    return [Made.sha256, Made.base64, to_store]
+
+
+def of(path: Path) -> Made:
+    return Made("1", path.name, "image", "image/png", path=path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no such files")
+@pytest.mark.parametrize("kind", ["gone", "link", "second name", "pipe", "folder"])
+def test_an_output_that_is_no_plain_file_is_not_delivered(kind: str, tmp_path: Path) -> None:
+    secret, path = tmp_path / "secret", tmp_path / "out.png"
+    secret.write_bytes(b"secret")
+    if kind == "link":
+        path.symlink_to(secret)
+    elif kind == "second name":
+        path.hardlink_to(secret)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    for way in ways():
+        with pytest.raises(JobFailed, match=r"out\.png") as caught:
+            way(of(path))
+        assert caught.value.code == "output_missing"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "disk_full"), (errno.EDQUOT, "disk_full"), (errno.EIO, "output_missing")],
+)
+def test_what_a_disk_says_of_an_output_is_an_error_of_ours(
+    number: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.png"
+    path.write_bytes(b"x")
+    assert of(path).sha256() == hashlib.sha256(b"x").hexdigest()
+
+    def broken(*_: object) -> int:
+        raise OSError(number, "broken")
+
+    monkeypatch.setattr(delivery.os, "fstat", broken)
+    for way in ways():
+        with pytest.raises(JobFailed) as caught:
+            way(of(path))
+        assert caught.value.code == code
+
+
+def test_a_file_that_goes_before_it_is_measured_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(JobFailed) as caught:
+        delivery.inline([of(tmp_path / "gone.png")], limit=10**6)
+    assert caught.value.code == "output_missing"

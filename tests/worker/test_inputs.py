@@ -84,6 +84,14 @@ def test_an_s3_object(open_bench: Bench, s3: S3) -> None:
     assert open_bench.good(load(s3=f"s3://{s3.bucket}/in/a.png", sha256=SHA)).artifacts
 
 
+def test_only_inputs_of_the_workers_own_bucket_are_read(open_bench: Bench, s3: S3) -> None:
+    s3.client.put_object(Bucket=s3.bucket, Key="results/other.json", Body=b"hello")
+    for source in (f"s3://{s3.bucket}/results/other.json", "s3://another-bucket/in/a.png"):
+        problem = open_bench.bad(load(s3=source))
+        assert (problem.code, problem.retryable) == ("bad_input", False)
+        assert source in problem.message
+
+
 def test_an_s3_object_that_is_not_there(open_bench: Bench, s3: S3) -> None:
     problem = open_bench.bad(load(s3=f"s3://{s3.bucket}/none"))
     assert problem.code == "bad_input"

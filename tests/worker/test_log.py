@@ -18,7 +18,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pennyreel_worker import log as logs
-from pennyreel_worker.log import HIDDEN, Redactor, about, comfy_line, log, redactor, secrets_of
+from pennyreel_worker.log import (
+    HIDDEN,
+    Redactor,
+    TextFormat,
+    about,
+    comfy_line,
+    log,
+    redactor,
+    secrets_of,
+)
 from worker.support import settings_of
 
 CANARIES = [
@@ -256,3 +265,10 @@ def test_no_line_of_a_strangers_node_takes_seconds(line: str) -> None:
     began = time.process_time()
     hidden.clean(line)
     assert time.process_time() - began < 5.0
+
+
+def test_a_message_of_several_lines_does_not_write_lines_of_its_own() -> None:
+    record = logging.LogRecord(
+        "n", logging.INFO, "", 0, "%s", ("a\npennyreel | error b\x1b[2J",), None
+    )
+    assert TextFormat().format(record) == "pennyreel | info a\\npennyreel | error b\\x1b[2J"

@@ -337,3 +337,92 @@ def test_another_version_of_the_sdk_keeps_its_own_loop_with_a_warning(
     monkeypatch.setattr(runpod, "__version__", loop.TRIED[0])
     assert loop.install(Hands())
     assert rp_scale.JobScaler is Scaler
+
+
+def test_a_stop_that_comes_when_its_job_is_over_does_not_cost_the_retry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def tell(platform: Platform, scaler: Scaler) -> None:
+        await platform.give(job("a"))
+        await platform.posted(1)
+        while scaler.jobs_tasks:
+            await asyncio.sleep(0.01)
+        assert not await scaler.stop_job("a")
+        await platform.give(job("a"))
+        await platform.posted(2)
+
+    assert len(story(monkeypatch, echo, tell).posts) == 2
+
+
+def test_an_answer_that_is_no_job_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tell(platform: Platform, _: Scaler) -> None:
+        await platform.give([{"no": "id"}, 7], job("a"))  # type: ignore[arg-type]
+        await platform.posted(1)
+
+    assert story(monkeypatch, echo, tell).posts == [("a", {"output": {"said": "a"}})]
+
+
+def test_a_job_that_is_handed_out_twice_at_once_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+    done = asyncio.Event()
+
+    async def handler(given: dict[str, Any]) -> dict[str, Any]:
+        runs.append(given["id"])
+        await done.wait()
+        return await echo(given)
+
+    async def tell(platform: Platform, scaler: Scaler) -> None:
+        await platform.give(job("a"))
+        while not runs:
+            await asyncio.sleep(0.01)
+        scaler.worker.pace.executed("a")
+        await platform.give(job("a"))
+        while platform.takes < 3:
+            await asyncio.sleep(0.01)
+        done.set()
+        await platform.posted(1)
+
+    platform = story(monkeypatch, handler, tell)
+    assert (len(runs), len(platform.posts)) == (1, 1)
+
+
+def test_a_signal_that_came_before_the_loop_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = Scaler.__init__
+
+    def early(self: Scaler, config: dict[str, Any]) -> None:
+        stock(self, config)
+        self.kill_worker()  # as the SDK's own handler does
+
+    async def tell(platform: Platform, scaler: Scaler) -> None:
+        while not scaler._signals:
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(Scaler, "__init__", early)
+    assert story(monkeypatch, echo, tell).takes == 0
+
+
+def test_the_last_of_two_answers_asks_for_a_new_worker_though_the_other_is_still_being_posted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = asyncio.Event()
+
+    async def handler(given: dict[str, Any]) -> dict[str, Any]:
+        if given["id"] == "a":
+            await both.wait()
+            return await echo(given)
+        both.set()
+        await asyncio.sleep(0.05)  # its post is refused meanwhile
+        return {"error": "broken", "refresh_worker": True}
+
+    async def tell(platform: Platform, scaler: Scaler) -> None:
+        platform.verdicts = [503, 503]
+        await platform.give(job("a"))
+        while not scaler.jobs_tasks:
+            await asyncio.sleep(0.01)
+        scaler.worker.pace.executed("a")
+        await platform.give(job("b"))
+        await platform.posted(2)
+
+    platform = story(monkeypatch, handler, tell)
+    assert [("stopPod" in body) for _, body in platform.posts] == [False, True]
+    assert [name for name, _ in platform.posts] == ["a", "b"]

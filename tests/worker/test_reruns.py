@@ -5,12 +5,15 @@ The faults are the scripted fake's; tests/faults has the real ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from worker.support import SAVE, Bench, comfy_of, node, request, settings_of
+from pennyreel_contract import ErrorInfo, parse_result
+from worker.support import S3, SAVE, Bench, becomes, comfy_of, node, play, request, settings_of
 
 
 @pytest.fixture
@@ -103,3 +106,54 @@ def test_a_job_without_progress_is_ended_and_comfyui_replaced(own: Bench) -> Non
 def test_a_slow_job_that_makes_progress_is_left_alone(own: Bench) -> None:
     result = own.good(request({"1": node("FakeSleep", seconds=1.5), **SAVE}))
     assert result.warnings == ()
+
+
+def test_a_repeat_of_a_paid_attempt_that_was_cancelled_is_not_run(own: Bench, log: Path) -> None:
+    graph = {"1": node("FakePaid", log=str(log), times=0), "2": node("FakeSleep", seconds=20)}
+
+    async def story() -> dict[str, Any]:
+        body = request(graph)
+        first = asyncio.create_task(own.job(body))
+        await becomes(lambda: own.fake()["running"])
+        repeat = asyncio.create_task(own.job(dict(body)))
+        await asyncio.sleep(0)
+        first.cancel()
+        return await repeat
+
+    before = len(own.prompts())
+    problem = ErrorInfo.decode(play(story())["error"])
+    assert (problem.code, problem.retryable) == ("cancelled", False)
+    assert len(own.prompts()) == before + 1
+
+
+def test_a_job_whose_successor_needs_another_mode_still_gets_its_result(log: Path) -> None:
+    """The successor restarts ComfyUI: not before the former one has read how it ended."""
+    settings = settings_of(PENNYREEL_COMFYUI_OPTIONS='["--device", "cuda"]')
+    with comfy_of(settings) as comfy:
+        bench = Bench(comfy, settings)
+        bench.good(request())
+        graph = {"1": node("FakeMemory", log=str(log), times=2), **SAVE}
+        bench.good(request(graph))  # from now on this kind runs in the low-memory mode
+
+        async def both() -> list[dict[str, Any]]:
+            plain = request({"1": node("FakeSleep", seconds=0.5), **SAVE})
+            return list(await asyncio.gather(bench.job(plain), bench.job(request(graph))))
+
+        for reply in play(both()):
+            assert parse_result(reply).warnings == ()
+        bench.worker.close()
+
+
+def test_a_paid_attempt_that_comes_again_after_its_worker_was_lost_is_not_run(
+    make_bench: Callable[..., Bench], s3: S3, log: Path
+) -> None:
+    graph = {"1": node("FakePaid", log=str(log)), **SAVE}
+    body = request(graph)
+    first = make_bench(**s3.env())
+    assert first.bad(body).code == "comfy_crashed"
+    again = make_bench(**s3.env()).bad(dict(body))
+    assert (again.code, again.retryable) == ("unknown_outcome", False)
+    assert len(runs(log)) == 1
+    other = request({"1": node("FakePaid", log=str(log), times=0), **SAVE})
+    assert first.good(other).artifacts
+    assert first.good(dict(other)).replayed

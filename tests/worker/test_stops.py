@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -322,3 +323,70 @@ def test_the_command_of_a_python_script_ends_with_the_worker() -> None:
         argv = list(bench.comfy._command(1))
         assert argv[1].endswith("child.py")
         assert argv[2].endswith("comfyui.py")
+
+
+def test_a_stop_that_comes_twice_stops_the_job_once_and_the_worker_stays_good() -> None:
+    with own_bench() as bench:
+        bench.good(request())
+
+        async def story() -> None:
+            task = asyncio.create_task(bench.job(request({"1": node("FakeStuck", seconds=1)})))
+            await becomes(lambda: bench.fake()["running"])
+            task.cancel()
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        play(story())
+        assert bench.worker.broken is None
+        assert bench.good(request()).artifacts
+
+
+def test_repeats_of_an_attempt_that_is_being_cleaned_up_are_rendered_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on, clean = threading.Event(), bench.comfy.clean
+
+    def slow(attempt_id: str) -> None:
+        go_on.wait(10)
+        clean(attempt_id)
+
+    async def story() -> list[dict[str, Any]]:
+        body = request()
+        await bench.job(body)
+        repeats = [asyncio.create_task(bench.job(dict(body))) for _ in range(2)]
+        await asyncio.sleep(0)
+        go_on.set()
+        return list(await asyncio.gather(*repeats))
+
+    monkeypatch.setattr(bench.comfy, "clean", slow)
+    before = len(bench.prompts())
+    results = [parse_result(reply) for reply in play(story())]
+    assert sorted(r.replayed for r in results) == [False, True]
+    assert len(bench.prompts()) == before + 2
+
+
+def test_a_comfyui_that_hangs_keeps_neither_a_cancel_nor_a_deadline_nor_the_end_waiting() -> None:
+    with own_bench(PENNYREEL_JOB_TIMEOUT_S="3") as bench:
+        bench.good(request())
+
+        async def stopped() -> asyncio.Task[dict[str, Any]]:
+            task = asyncio.create_task(bench.job(request(SLEEP)))
+            await becomes(lambda: bench.fake()["running"])
+            os.kill(bench.comfy.process.pid or 0, signal.SIGSTOP)
+            return task
+
+        async def timeout() -> dict[str, Any]:
+            return await asyncio.wait_for(await stopped(), 25)
+
+        async def end() -> dict[str, Any]:
+            task = await stopped()
+            bench.worker.give_up()
+            return await asyncio.wait_for(task, 25)
+
+        assert ErrorInfo.decode(play(timeout())["error"]).code == "timeout"
+        assert bench.good(request()).artifacts
+        problem = ErrorInfo.decode(play(end())["error"])
+        assert (problem.code, problem.retryable) == ("worker_stopping", True)
+        assert bench.bad(request()).code == "worker_stopping"

@@ -3,7 +3,9 @@
     python3 -I -S healthcheck.py
 
 Standard library only, since it starts twice a minute. ComfyUI has a new port at each start, so it
-is looked up in its command line. RunPod has checks of its own; Docker and Compose use this one.
+is looked up in its command line. The worker hides its memory and environment from its own user,
+and with them its root folder: it is known as ComfyUI's parent. RunPod has checks of its own; Docker
+and Compose use this one.
 """
 
 # ruff: noqa: INP001 - a program, not a package
@@ -21,19 +23,20 @@ TIMEOUT_S = 10.0
 
 def main() -> int:
     """Say in one line what is wrong, or nothing, and return the exit code."""
-    commands = list(running(Path("/proc")))
-    if not any("pennyreel_worker" in command for command in commands):
-        return _ill("the worker does not run")
-    port = next(filter(None, map(comfyui_port, commands)), None)
-    if port is None:
+    found = {comfyui_port(command): parent for command, parent in running(Path("/proc"))}
+    found.pop(None, None)
+    if not found:
         return _ill("ComfyUI does not run")
+    port = next((port for port, parent in found.items() if "pennyreel_worker" in parent), None)
+    if port is None:
+        return _ill("the worker does not run")
     if not answers(port):
         return _ill(f"ComfyUI does not answer on port {port}")
     return 0
 
 
-def running(proc: Path) -> Iterator[list[str]]:
-    """Yield the command line of each process that is in this container.
+def running(proc: Path) -> Iterator[tuple[list[str], list[str]]]:
+    """Yield the command lines of each process that is in this container, and of its parent.
 
     Where a container sees the processes of its host, its own are those with its root folder.
     """
@@ -41,7 +44,19 @@ def running(proc: Path) -> Iterator[list[str]]:
         # Others' processes hide, and any can end while we look.
         with suppress(OSError):
             if (folder / "root").samefile("/"):
-                yield (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+                yield _command(folder), _command(proc / parent_of((folder / "stat").read_text()))
+
+
+def parent_of(stat: str) -> str:
+    """Return the parent's id from a process's stat. Its name, in brackets, may hold anything."""
+    return stat.rpartition(")")[2].split()[1]
+
+
+def _command(folder: Path) -> list[str]:
+    try:
+        return (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+    except OSError:  # a parent that is outside of what we may see
+        return []
 
 
 def comfyui_port(command: list[str]) -> int | None:

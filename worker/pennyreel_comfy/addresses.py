@@ -14,10 +14,15 @@ from pennyreel_contract import Code, error
 
 _SAFE = "/%:@!$&'()*+,;=~-._?"
 
-# IPv6 ranges that lead into IPv4, or stay inside a site, and that `is_global` does not judge.
+# What `is_global` does not judge, or not in each version of Python: IPv6 ranges that lead into
+# IPv4, or stay inside a site; special ranges; and the address at which Azure's machines find their
+# platform.
 _REFUSED = tuple(
     ipaddress.ip_network(text)
-    for text in ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "fec0::/10")
+    for text in (
+        *("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16"),
+        *("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"),
+    )
 )
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -55,6 +60,8 @@ def parse(url: str) -> Target:
             raise error(Code.ADDRESS_REFUSED, f"{shown(url)}: only http and https URLs are fetched")
         if parts.username is not None or parts.password is not None:
             raise error(Code.ADDRESS_REFUSED, f"{shown(url)}: user names in URLs are refused")
+        if port == 0:
+            raise error(Code.ADDRESS_REFUSED, f"{shown(url)}: there is no port 0")
         host = _ascii(host)
         return _target(parts, host, port)
     except (ValueError, idna.IDNAError):
@@ -114,6 +121,6 @@ def public(text: str) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return public(str(inner))
-        if any(address in network for network in _REFUSED):
-            return False
+    if any(address in network for network in _REFUSED):
+        return False
     return address.is_global and not address.is_multicast

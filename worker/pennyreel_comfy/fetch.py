@@ -32,6 +32,7 @@ MAX_HOPS = 5
 CONNECT_S = 10.0
 READ_S = 60.0
 CHUNK = 1 << 20
+_PAGES = {"text/html", "application/xhtml+xml"}
 _BROKEN = (HTTPError, OSError, http.client.HTTPException, ValueError)
 """What a server can do to a client; ValueError is http.client's for lengths that are no number."""
 
@@ -44,6 +45,7 @@ def fetch(
     deadline: Deadline,
     allow_hosts: Collection[str] = (),
     cancel: CancelToken | None = None,
+    pages: bool = False,
 ) -> str:
     """Stream `url` into the new file `path` and return its sha256 in hex.
 
@@ -54,9 +56,10 @@ def fetch(
         deadline: of the whole fetch.
         allow_hosts: lower-case `host:port` pairs that may be private.
         cancel: ends it at once.
+        pages: whether a web page is a file like any other, and not what a login or an error shows.
 
     Raises:
-        BadRequest: `address_refused`, `input_too_large`.
+        BadRequest: `address_refused`, `input_too_large`, `bad_input`.
         JobFailed: `input_unreachable`, with the reason.
         JobTimeout, JobCancelled: as named.
         OSError: this machine's disk.
@@ -65,6 +68,12 @@ def fetch(
     with stream(url, deadline=deadline, allow_hosts=allow_hosts, cancel=cancel) as reply:
         if reply.status != 200:
             raise reply.refusal()
+        if not pages and _kind(reply) in _PAGES:
+            raise error(
+                Code.BAD_INPUT,
+                f"{reply.name}: the URL leads to a page, not a file",
+                hint="Pass the URL that the file itself is downloaded from.",
+            )
         return _save(reply, path, most)
 
 
@@ -272,6 +281,10 @@ def _connect(target: Target, addresses: list[str], cutter: _Cutter) -> HTTPConne
         else:
             return connection
     raise cutter.translate(problem) from None
+
+
+def _kind(reply: Stream) -> str:
+    return reply.header("Content-Type").partition(";")[0].strip().lower()
 
 
 def _save(reply: Stream, path: Path, most: int) -> str:

@@ -24,6 +24,7 @@ MODEL_SUFFIXES = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf
 SEED_INPUTS = ("seed", "noise_seed")
 
 _WRAPPERS = ("input", "prompt", "workflow")
+_WRAPPED = "__value__"
 _SHOWN = 20  # problems told in one error
 
 
@@ -42,7 +43,8 @@ def parse(source: object, *, links: bool = True) -> Graph:
     """Read a graph from a dict, or from JSON as str or bytes.
 
     A body that wraps it, as saved from /prompt or sent to a worker, is unwrapped. `links=False`
-    leaves links to nodes that are missing: `preflight.check` tells them with all else.
+    leaves links to nodes that are missing: `preflight.check` tells them with all else. A value in
+    ComfyUI's __value__ is taken out, unless it is a list.
 
     Raises:
         BadRequest: `ui_format` for a graph saved in the editor's format; `bad_workflow` naming
@@ -61,6 +63,7 @@ def parse(source: object, *, links: bool = True) -> Graph:
     if not body:
         raise error(Code.BAD_WORKFLOW, "the workflow has no nodes")
     problems = [text for key, node in body.items() for text in _node_problems(key, node)]
+    problems = problems or [text for key in body for text in _wrapping_problems(body, key)]
     if links and not problems:
         problems = [text for key in body for text in _link_problems(body, key)]
     if problems:
@@ -296,6 +299,25 @@ def _node_problems(key: str, node: object) -> Iterator[str]:
         yield f"node {key!r} has no inputs"
     if not isinstance(node.get("_meta", {}), dict):
         yield f"node {key!r}: _meta is {_kind(node['_meta'])}, not an object"
+
+
+def _wrapping_problems(graph: Graph, key: str) -> Iterator[str]:
+    """Take plain values out of ComfyUI's __value__, so that nothing here overlooks them.
+
+    It is meant for lists that are no links; ComfyUI takes it off while it validates, and follows a
+    link that was in it.
+    """
+    inputs = graph[key]["inputs"]
+    for name, value in inputs.items():
+        if not isinstance(value, dict) or _WRAPPED not in value:
+            continue
+        inner = value[_WRAPPED]
+        again = isinstance(inner, dict) and _WRAPPED in inner
+        if is_link(inner) or again:
+            what = "a link" if is_link(inner) else "another one"
+            yield f"node {_label(graph, key)}: input {name!r} has {what} inside {_WRAPPED}"
+        elif not isinstance(inner, list):
+            inputs[name] = inner
 
 
 def _link_problems(graph: Graph, key: str) -> Iterator[str]:

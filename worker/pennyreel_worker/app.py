@@ -240,6 +240,8 @@ class Worker:
 
     async def _stages(self, job: Job) -> Result:
         self._live.add(job)
+        if self._giving_up:
+            job.cancel.cancel()
         try:
             return await self._in(job, lambda: job.run(self._upload))
         except PennyreelError as problem:
@@ -257,8 +259,8 @@ class Worker:
 
         def clean() -> None:
             try:
-                if job.timings:
-                    log.info("done: %s", job.timings, extra={"job": job.job_id})
+                spent = {stage: round(s, 3) for stage, s in job.timings.items()}
+                log.info("ended: %s", spent, extra={"job": job.job_id})
                 job.clean()
                 self._check_room()
             except Exception:  # noqa: BLE001 - the next job is not to wait for this for ever
@@ -285,6 +287,8 @@ class Worker:
         """Run a job's work. A cancelled task cancels the job and waits until it has stopped."""
         inner: Future[T] = self._work.submit(call)
         future = asyncio.wrap_future(inner)
+        # Of a cancelled job nobody asks how it ended.
+        future.add_done_callback(lambda f: f.cancelled() or f.exception())
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import errno
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pennyreel_comfy.events import Image
 from pennyreel_comfy.outputs import OutputFile, OutputText, locate, plain_name
@@ -43,16 +47,19 @@ class Made:
     content: bytes = b""
 
     def size(self) -> int:
-        """Bytes."""
-        return self.path.stat().st_size if self.path else len(self.content)
+        """Bytes. Raises as `opened` does, as the other methods do."""
+        if self.path is None:
+            return len(self.content)
+        with _reading(self.path.name):
+            return self.path.lstat().st_size
 
     def sha256(self, check: Callable[[], None] | None = None) -> str:
         """Hex digest; a file is read in pieces, `check` called before each."""
         digest = hashlib.sha256(self.content)
         if self.path is not None:
             view = memoryview(bytearray(_PIECE))
-            with self.path.open("rb", buffering=0) as file:
-                while count := file.readinto(view):
+            with opened(self.path) as file:
+                while count := file.readinto(view):  # type: ignore[attr-defined]
                     if check is not None:
                         check()
                     digest.update(view[:count])
@@ -60,8 +67,43 @@ class Made:
 
     def base64(self) -> str:
         """The whole content, for inline delivery only."""
-        content = self.path.read_bytes() if self.path else self.content
+        content = self.content
+        if self.path is not None:
+            with opened(self.path) as file:
+                content = file.read()
         return base64.b64encode(content).decode("ascii")
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open an output that is a plain file with this one name, and nothing that only looks like one.
+
+    Raises:
+        JobFailed: `output_missing` where it is not there, is no such file or cannot be read;
+            `disk_full`.
+
+    """
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):  # not each on each system
+        flags |= getattr(os, name, 0)
+    with _reading(path.name), os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise error(Code.OUTPUT_MISSING, f"{path.name} is no file of its own: not delivered")
+        yield file
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Make what a disk says of an output an error of ours."""
+    try:
+        yield
+    except OSError as problem:
+        full = problem.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise error(
+            Code.DISK_FULL if full else Code.OUTPUT_MISSING,
+            f"the output {name} cannot be read: {problem.strerror}",
+        ) from None
 
 
 def gather(
@@ -135,12 +177,14 @@ def to_store(
         check()
         key = key_of(template, one, attempt_id=request.attempt_id, job_id=job_id)
         if one.path is not None:
+            with opened(one.path):  # the upload opens it by its name, whatever it is
+                pass
             # Hashed while it is on its way: the file is read from disk once, and no time is added.
             with store.upload(one.path, key, one.mime, deadline=deadline, cancel=cancel) as place:
                 digest = one.sha256(check)
         else:
             digest = one.sha256()
-            place = store.put(key, one.content, one.mime)
+            place = store.put(key, one.content, one.mime, deadline=deadline, cancel=cancel)
         url, expires = store.presign(place, request.outputs.url_ttl_s)
         return _artifact(one, digest, url=url, url_expires=expires, s3=place)
 

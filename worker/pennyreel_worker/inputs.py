@@ -78,9 +78,17 @@ def _write(item: InputFile, path: Path, store: Store | None, limits: _Limits) ->
             deadline=within,
             allow_hosts=limits.settings.allow_hosts,
             cancel=limits.cancel,
+            pages=item.name.lower().endswith((".html", ".htm")),
         )
     elif store is not None:
-        store.download(item.s3 or "", path, most=most, deadline=within, cancel=limits.cancel)
+        store.download(
+            item.s3 or "",
+            path,
+            most=most,
+            deadline=within,
+            cancel=limits.cancel,
+            reserved=limits.settings.results_prefix,
+        )
     else:
         raise error(
             Code.BAD_INPUT,

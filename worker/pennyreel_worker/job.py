@@ -18,15 +18,6 @@ from pennyreel_comfy.events import Event, Succeeded
 from pennyreel_comfy.models import Ensured, rename_models
 from pennyreel_comfy.models import Progress as ModelProgress
 from pennyreel_comfy.outputs import collect, locate
-from pennyreel_comfy.preflight import (
-    Finding,
-    NodeCatalogue,
-    check,
-    paid_nodes,
-    refusal,
-    refused_nodes,
-    sentences,
-)
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
     Artifact,
@@ -40,7 +31,9 @@ from pennyreel_contract import (
 )
 from pennyreel_contract.version import __version__
 from pennyreel_worker import delivery, inputs, results
-from pennyreel_worker.comfy import Comfy, models_missing
+from pennyreel_worker.claims import claim
+from pennyreel_worker.comfy import Comfy
+from pennyreel_worker.examination import Examination, check_wanted
 from pennyreel_worker.execution import Executed, Execution
 from pennyreel_worker.gate import Gate
 from pennyreel_worker.gpu import GpuMemory, cost_microusd
@@ -107,14 +100,12 @@ class Job:
         self._began = time.monotonic()
         self._graph: dict[str, Any] = {}
         self._kind = ""
-        self._arriving = {m.name for m in self.request.models if m.url is not None}
         self._ensured: Ensured | None = None
         self.stage = Stage.PREPARING
-        self.paid = False
+        self._examination: Examination | None = None
         self._execution: Execution | None = None
         self._told: Listener | None = None
         self._peak: int | None = None
-        self._unexamined: dict[str, Any] | None = None
         self._models = [(m.folder, m.name) for m in self.request.models]
         self._seed = self.request.seed
         self._folder = f"{self.request.attempt_id}/{uuid.uuid4().hex[:8]}"
@@ -144,9 +135,15 @@ class Job:
         self.reporter.stage("preparing", 0)
         request, attempt = self.request, self.request.attempt_id
         graph = self._resolve()
-        self._check_nodes(graph)
+        check_wanted(graph, request.outputs.nodes)
         self._kind = kind_of(graph)
-        self._examine(graph)
+        said = self.names or {item.name: item.name for item in request.inputs}
+        brought = {m.name for m in request.models if m.url is not None}
+        examined = self._examination = Examination(
+            self.comfy, self.settings, graph, set(said), self._models, brought
+        )
+        examined.make()
+        self.warnings += examined.warnings
         graph = self._fetch_models(graph)
         if request.seed is not None:
             graph, seeds = graphs.set_seed(graph, request.seed)
@@ -160,31 +157,12 @@ class Job:
             deadline=self.deadline,
             cancel=self.cancel,
         )
-        said = self.names or {item.name: item.name for item in request.inputs}
         graph = graphs.rename_files(graph, {g: f"{attempt}/{n}" for g, n in said.items()})
         # A folder of its own each time: an attempt that failed in delivery and comes again would
         # else be answered from ComfyUI's cache, with files that are gone.
         graph = graphs.prefix_outputs(graph, self._folder)
-        self._graph = graphs.mark_nodes(graph, self._unprefixed(graph), self._folder)
+        self._graph = graphs.mark_nodes(graph, examined.unprefixed(), self._folder)
         self.timings["prepare"] = time.monotonic() - began
-
-    def _unprefixed(self, graph: Mapping[str, Any]) -> list[str]:
-        """Return the output nodes that a cached result would name lost files of, such as previews.
-
-        Their files were removed with the job that made them. The prefix makes the others new.
-        """
-        catalogue = self.comfy.catalogue()
-        specs = (
-            {key: catalogue.get(node["class_type"]) for key, node in graph.items()}
-            if catalogue
-            else {}
-        )
-        return [
-            key
-            for key, spec in specs.items()
-            if spec is not None and spec.output_node
-            if not isinstance(graph[key]["inputs"].get("filename_prefix"), str)
-        ]
 
     def _execute(self) -> Executed:
         """Run the graph when its turn has come."""
@@ -205,9 +183,11 @@ class Job:
             self.pace.running(self.job_id, told.remaining_s)
             self._sweep()
             self.others.littered = True
-            if self._unexamined:  # ComfyUI was down when it was looked at, and is started now
+            if self._examination and not self._examination.complete:
                 self.comfy.ready(self.deadline, self.cancel, kind=self._kind)
-                self._examine_again()
+                self._examination.repeat()
+            if self.paid and self.store is not None:
+                claim(self.store, self.settings.results_prefix, self.request.attempt_id)
             self._execution = Execution(
                 self.comfy,
                 self._graph,
@@ -244,6 +224,11 @@ class Job:
             if warning:
                 result = result.model_copy(update={"warnings": (*result.warnings, warning)})
         return result
+
+    @property
+    def paid(self) -> bool:
+        """Whether the graph has nodes that cost money with each run, as far as is known."""
+        return self._examination is not None and self._examination.paid
 
     @property
     def charged(self) -> bool:
@@ -301,49 +286,6 @@ class Job:
             self._seed = next((s for s in drawn if isinstance(s, int)), None)
         return rendered.graph
 
-    def _check_nodes(self, graph: Mapping[str, Any]) -> None:
-        unknown = [n for n in self.request.outputs.nodes or () if n not in graph]
-        if unknown:
-            raise error(
-                Code.BAD_REQUEST,
-                f"outputs.nodes: the workflow has no node {', '.join(unknown)}",
-                detail={"nodes": unknown},
-            )
-
-    def _examine(self, graph: dict[str, Any]) -> None:
-        """Refuse what ComfyUI would refuse, and what strangers may not do, before the GPU's turn.
-
-        Where ComfyUI is down nothing is known of its nodes: it will check the graph by itself, and
-        what strangers may not do is looked at again once it is up.
-        """
-        known = self.comfy.catalogue()
-        catalogue = known or NodeCatalogue({})
-        refused = refused_nodes(graph, catalogue, self.settings.allow_nodes)
-        if (problem := refusal(refused)) is not None:
-            raise problem
-        self._unexamined = graph if known is None else None
-        self.paid = known is None or bool(paid_nodes(graph, known))
-        self._check_models()
-        if known is None:
-            return
-        findings = self._findings(graph, known)
-        if any(f.code is Code.MISSING_MODEL for f in findings):
-            # It may have come since: to the network volume, or with another job.
-            findings = self._findings(graph, self.comfy.catalogue(renew=True) or known)
-        if (problem := refusal(findings)) is not None:
-            raise problem
-        self.warnings += sentences(findings)
-
-    def _examine_again(self) -> None:
-        """Look at a graph that came while ComfyUI was down."""
-        graph, known = self._unexamined, self.comfy.catalogue()
-        if graph is None or known is None:
-            return
-        problem = refusal(refused_nodes(graph, known, self.settings.allow_nodes))
-        if problem is not None:
-            raise problem
-        self.paid = bool(paid_nodes(graph, known))
-
     def _fetch_models(self, graph: dict[str, Any]) -> dict[str, Any]:
         """Get what the job asks for by URL; returns the graph with the names on the disk."""
         began = time.monotonic()
@@ -359,24 +301,6 @@ class Job:
         if self._ensured.lease is not None:
             self.timings["models"] = time.monotonic() - began
         return rename_models(graph, self._ensured.names)
-
-    def _findings(self, graph: dict[str, Any], catalogue: NodeCatalogue) -> list[Finding]:
-        files = set(self.names or {item.name for item in self.request.inputs})
-        return check(graph, catalogue, files=files, arriving=self._arriving)
-
-    def _check_models(self) -> None:
-        session = self.comfy.living() if self._models else None
-        try:
-            missing = models_missing(session.http, self._models) if session else []
-        except Unavailable:
-            return  # it has died: it will be started anew, and refuse the graph by itself
-        missing = [m for m in missing if m[1] not in self._arriving]
-        if missing:
-            raise error(
-                Code.MISSING_MODEL,
-                "this worker lacks " + ", ".join(f"{f}/{n}" for f, n in missing),
-                detail={"models": [f"{f}/{n}" for f, n in missing]},
-            )
 
     def _gather(self, executed: Executed) -> list[delivery.Made]:
         wanted, entry, run = self.request.outputs, executed.entry, executed.run

@@ -193,8 +193,8 @@ _json_worker: str | None = None
 
 
 def comfy_line(line: str) -> None:
-    """Print one line of ComfyUI's output among ours."""
-    line = redactor.clean(line)
+    """Print one line of ComfyUI's output among ours; of a progress bar's, the last state."""
+    line = _one_line(redactor.clean(line.rpartition("\r")[2]))
     if _json_worker is None:
         sys.stderr.write(f"comfyui | {line}\n")
         return
@@ -263,7 +263,9 @@ def cleaned(value: Any) -> Any:
 
 def _one_line(text: str) -> str:
     """Escape control characters: a node's name is not to write lines, or the terminal, of ours."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _text(value: object) -> str:

@@ -14,7 +14,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pennyreel_contract import Artifact, Code, JobRequest, PennyreelError, Result, error
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import (
+    Artifact,
+    Code,
+    JobCancelled,
+    JobRequest,
+    PennyreelError,
+    Result,
+    error,
+)
 from pennyreel_worker.storage import Store
 
 log = logging.getLogger(__name__)
@@ -42,15 +51,23 @@ def digest(request: JobRequest) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def find(store: Store, prefix: str, request: JobRequest) -> Result | None:
+def find(
+    store: Store,
+    prefix: str,
+    request: JobRequest,
+    *,
+    deadline: Deadline | None = None,
+    cancel: CancelToken | None = None,
+) -> Result | None:
     """Return the stored result of this attempt, or None.
 
     Raises:
         BadRequest: `attempt_conflict`, where the stored attempt was of another request.
         JobFailed: `storage_failed`: told before the GPU is used, not after.
+        JobTimeout, JobCancelled: by `deadline` and `cancel`.
 
     """
-    body = store.get_json(_key(prefix, request.attempt_id))
+    body = store.get_json(_key(prefix, request.attempt_id), deadline=deadline, cancel=cancel)
     if body is None:
         return None
     if body.get("digest") != digest(request):
@@ -60,7 +77,8 @@ def find(store: Store, prefix: str, request: JobRequest) -> Result | None:
     except ValidationError:
         log.warning("the stored result of %s cannot be read: rendering anew", request.attempt_id)
         return None
-    gone = [a.s3 for a in result.artifacts if a.s3 is not None and not store.exists(a.s3)]
+    kept = [a.s3 for a in result.artifacts if a.s3 is not None]
+    gone = [s3 for s3 in kept if not store.exists(s3, deadline=deadline, cancel=cancel)]
     if gone:
         log.warning(
             "%s of %s is no longer in the bucket: rendering anew", gone[0], result.attempt_id
@@ -83,11 +101,32 @@ def conflict(request: JobRequest) -> PennyreelError:
     )
 
 
-def keep(store: Store, prefix: str, request: JobRequest, result: Result) -> str | None:
-    """Store a result; returns a warning where that failed: the job itself is done and paid."""
+def keep(
+    store: Store,
+    prefix: str,
+    request: JobRequest,
+    result: Result,
+    *,
+    deadline: Deadline | None = None,
+    cancel: CancelToken | None = None,
+) -> str | None:
+    """Store a result; returns a warning where that failed: the job itself is done and paid.
+
+    Raises:
+        JobCancelled: by `cancel`. A `deadline` that passes is a failure like any other.
+
+    """
     body: dict[str, Any] = {"digest": digest(request), "result": result.wire()}
     try:
-        store.put(_key(prefix, request.attempt_id), json.dumps(body).encode(), "application/json")
+        store.put(
+            _key(prefix, request.attempt_id),
+            json.dumps(body).encode(),
+            "application/json",
+            deadline=deadline,
+            cancel=cancel,
+        )
+    except JobCancelled:
+        raise
     except PennyreelError as problem:
         log.warning("the result of %s could not be stored: %s", request.attempt_id, problem)
         return f"the result was not stored for repeats: {problem}"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import posixpath
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +27,7 @@ from s3transfer.subscribers import BaseSubscriber
 
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
+from pennyreel_worker import peers
 from pennyreel_worker.buckets import Bucket
 
 if TYPE_CHECKING:
@@ -40,6 +43,10 @@ _TRANSFER = TransferConfig(
     max_concurrency=8,
     preferred_transfer_client="classic",  # the CRT one ignores our client's settings
 )
+_LARGE_S, _SMALL_S = (10, 60), (5, 10)
+"""Seconds to connect, and without a byte: of transfers, and of calls that carry little."""
+_FEW = 3
+"""Attempts of a small call: a store that is silent for so long is not there."""
 _LEAVE_S = 2.0
 """How long a cancelled transfer may take to let go of its file."""
 
@@ -60,33 +67,23 @@ T = TypeVar("T")
 class Store:
     """One bucket. Thread-safe, as boto3's clients are."""
 
-    def __init__(self, settings: Bucket) -> None:
-        """Build the client; nothing is sent."""
+    def __init__(self, settings: Bucket, *, allow_hosts: Collection[str] | None = None) -> None:
+        """Build the clients; nothing is sent.
+
+        Args:
+            settings: the bucket.
+            allow_hosts: None for the operator's own bucket. For one that a job brought:
+                `host:port` pairs that may be private; else only public addresses are gone to,
+                and no proxy.
+
+        """
         self._settings = settings
         # The stock worker's bucket is the month when none is named.
         self.bucket = settings.bucket or time.strftime("%m-%y", time.gmtime())
-        self._client: S3Client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=settings.endpoint_url,
-            aws_access_key_id=settings.access_key_id,
-            aws_secret_access_key=settings.secret_access_key,
-            region_name=settings.region,
-            config=Config(
-                signature_version="s3v4",
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={  # type: ignore[arg-type]
-                    "addressing_style": settings.addressing,
-                    # A body is hashed once, for the result, which covers it from our disk to the
-                    # client's. To sign it, too, would be a second pass over each file. Stores that
-                    # take presigned URLs take unsigned bodies; of the others nothing is known.
-                    "payload_signing_enabled": not settings.presigns,
-                },
-                retries={"mode": "standard", "max_attempts": settings.attempts},
-                connect_timeout=10,
-                read_timeout=60,
-            ),
-        )
+        session = boto3.session.Session()
+        few = min(settings.attempts, _FEW) if settings.presigns else settings.attempts
+        self._client = _connect(session, settings, _LARGE_S, settings.attempts, allow_hosts)
+        self._small = _connect(session, settings, _SMALL_S, few, allow_hosts)
         self._transfers = create_transfer_manager(self._client, _TRANSFER)
 
     def close(self) -> None:
@@ -97,6 +94,7 @@ class Store:
         ending.start()
         ending.join(_LEAVE_S)
         self._client.close()
+        self._small.close()
 
     @contextlib.contextmanager
     def upload(
@@ -116,13 +114,23 @@ class Store:
         ):
             yield f"s3://{self.bucket}/{key}"
 
-    def put(self, key: str, body: bytes, mime: str) -> str:
-        """Store a small object; returns its s3:// URL."""
+    def put(
+        self,
+        key: str,
+        body: bytes,
+        mime: str,
+        *,
+        deadline: Deadline | None = None,
+        cancel: CancelToken | None = None,
+    ) -> str:
+        """Store a small object; returns its s3:// URL. Ends early as a transfer does."""
         self._do(
             f"storing {key}",
-            lambda: self._client.put_object(
+            lambda: self._small.put_object(
                 Bucket=self.bucket, Key=key, Body=body, ContentType=mime
             ),
+            deadline,
+            cancel,
         )
         return f"s3://{self.bucket}/{key}"
 
@@ -140,26 +148,49 @@ class Store:
         )
         return signed, now.replace(microsecond=0) + timedelta(seconds=ttl_s)
 
-    def exists(self, url: str) -> bool:
+    def exists(
+        self, url: str, *, deadline: Deadline | None = None, cancel: CancelToken | None = None
+    ) -> bool:
         """Whether the object is there. Where the key may not ask, it is taken to be."""
         bucket, key = split_s3(url)
-        try:
-            self._client.head_object(Bucket=bucket, Key=key)
-        except ClientError as problem:
-            if _name(problem) in {"NoSuchKey", "NoSuchBucket"}:
-                return False
-            if _name(problem) != "AccessDenied":
-                raise _translate(problem, f"reading {url}") from None
-        except (BotoCoreError, OSError) as problem:
-            raise _translate(problem, f"reading {url}") from None
-        return True
+
+        def ask() -> bool:
+            try:
+                self._small.head_object(Bucket=bucket, Key=key)
+            except ClientError as problem:
+                if _name(problem) in {"NoSuchKey", "NoSuchBucket"}:
+                    return False
+                if _name(problem) != "AccessDenied":
+                    raise
+            return True
+
+        return self._do(f"reading {url}", ask, deadline, cancel)
 
     def download(
-        self, url: str, path: Path, *, most: int, deadline: Deadline, cancel: CancelToken
+        self,
+        url: str,
+        path: Path,
+        *,
+        most: int,
+        deadline: Deadline,
+        cancel: CancelToken,
+        reserved: str = "",
     ) -> None:
-        """Stream s3://bucket/key into a file, refusing more than `most` bytes."""
+        """Stream s3://bucket/key into a file, refusing more than `most` bytes.
+
+        Only this bucket is read, and in it nothing under the prefix `reserved`.
+        """
         bucket, key = split_s3(url)
-        head = self._do(f"reading {url}", lambda: self._client.head_object(Bucket=bucket, Key=key))
+        if bucket != self.bucket:
+            raise error(Code.BAD_INPUT, f"{url} is not in the worker's bucket")
+        if reserved and any(k.startswith(reserved) for k in (key, _plain(key))):
+            raise error(Code.BAD_INPUT, f"{url} is not an input: the worker keeps results there")
+        head = self._do(
+            f"reading {url}",
+            lambda: self._small.head_object(Bucket=bucket, Key=key),
+            deadline,
+            cancel,
+        )
         if head["ContentLength"] > most:
             raise error(
                 Code.INPUT_TOO_LARGE,
@@ -173,19 +204,23 @@ class Store:
         ):
             pass
 
-    def get_json(self, key: str) -> dict[str, Any] | None:
+    def get_json(
+        self, key: str, *, deadline: Deadline | None = None, cancel: CancelToken | None = None
+    ) -> dict[str, Any] | None:
         """Read a stored JSON object, or None where there is none."""
+
+        def read() -> bytes:
+            try:
+                return self._small.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            except ClientError as problem:
+                # A key that may only write (all that the stock worker asks for), or not list, is
+                # denied what is not there.
+                if _name(problem) in {"NoSuchKey", "AccessDenied"}:
+                    return b""
+                raise
+
         try:
-            reply = self._client.get_object(Bucket=self.bucket, Key=key)
-            body = json.loads(reply["Body"].read())
-        except ClientError as problem:
-            # A key that may only write (all that the stock worker asks for), or not list, is
-            # denied what is not there.
-            if _name(problem) in {"NoSuchKey", "AccessDenied"}:
-                return None
-            raise _translate(problem, f"reading {key}") from None
-        except (BotoCoreError, OSError) as problem:
-            raise _translate(problem, f"reading {key}") from None
+            body = json.loads(self._do(f"reading {key}", read, deadline, cancel))
         except ValueError:
             return None
         return body if isinstance(body, dict) else None
@@ -226,11 +261,87 @@ class Store:
         finally:
             cancel.forget(watch.news.set)
 
-    def _do(self, doing: str, call: Callable[[], T]) -> T:
+    def _do(
+        self,
+        doing: str,
+        call: Callable[[], T],
+        deadline: Deadline | None = None,
+        cancel: CancelToken | None = None,
+    ) -> T:
         try:
-            return call()
+            if deadline is None and cancel is None:
+                return call()
+            return _awaited(doing, call, deadline or Deadline(None), cancel or CancelToken())
         except (BotoCoreError, ClientError, Boto3Error, OSError) as problem:
             raise _translate(problem, doing) from None
+
+
+def _connect(
+    session: boto3.session.Session,
+    settings: Bucket,
+    patience: tuple[int, int],
+    attempts: int,
+    allow_hosts: Collection[str] | None,
+) -> S3Client:
+    client: S3Client = session.client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=settings.secret_access_key,
+        region_name=settings.region,
+        config=Config(
+            signature_version="s3v4",
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={  # type: ignore[arg-type]
+                "addressing_style": settings.addressing,
+                # A body is hashed once, for the result, which covers it from our disk to the
+                # client's. To sign it, too, would be a second pass over each file. Stores that
+                # take presigned URLs take unsigned bodies; of the others nothing is known.
+                "payload_signing_enabled": not settings.presigns,
+            },
+            retries={"mode": "standard", "max_attempts": attempts},
+            connect_timeout=patience[0],
+            read_timeout=patience[1],
+            proxies=None if allow_hosts is None else {},
+        ),
+    )
+    if allow_hosts is not None:
+        peers.guard(client, allow_hosts)
+    return client
+
+
+def _awaited(doing: str, call: Callable[[], T], deadline: Deadline, cancel: CancelToken) -> T:
+    """Make a call in a thread of its own, which is left behind when the job has no more time.
+
+    That thread ends by the client's own limits. It is no thread of a pool: a store that accepts
+    connections and says nothing would soon have all of them.
+    """
+    cancel.check()
+    if deadline.expired:
+        raise deadline.error(doing)
+    outcome: Future[T] = Future()
+    news = threading.Event()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as problem:  # noqa: BLE001 - the caller's, like the result
+            outcome.set_exception(problem)
+        finally:
+            news.set()
+
+    cancel.on_cancel(news.set)
+    try:
+        threading.Thread(target=work, daemon=True, name="s3-call").start()
+        while not outcome.done() and not cancel.cancelled and not deadline.expired:
+            news.wait(deadline.left(60.0))
+    finally:
+        cancel.forget(news.set)
+    if not outcome.done():
+        cancel.check()
+        raise deadline.error(doing)
+    return outcome.result()
 
 
 class _Watch(BaseSubscriber):
@@ -250,6 +361,11 @@ def split_s3(url: str) -> tuple[str, str]:
     return bucket, key
 
 
+def _plain(key: str) -> str:
+    """Return a key as a store that reads it as a path may take it."""
+    return posixpath.normpath(f"/{key}").lstrip("/")
+
+
 def _name(problem: ClientError) -> str:
     """Return the store's own code."""
     code = str(problem.response.get("Error", {}).get("Code") or type(problem).__name__)
@@ -258,6 +374,8 @@ def _name(problem: ClientError) -> str:
 
 def _translate(problem: Exception, doing: str) -> PennyreelError:
     """Name the store's own code, never its message: that may hold keys and signed URLs."""
+    if (ours := peers.refusal(problem)) is not None:
+        return ours
     name = _name(problem) if isinstance(problem, ClientError) else type(problem).__name__
     if isinstance(problem, OSError) and problem.errno is not None:
         name = os.strerror(problem.errno)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfy.preflight.graphs import diffusion, image, node, text
-from pennyreel_comfy.preflight import NodeCatalogue, paid_nodes, refusal, refused_nodes
+from pennyreel_comfy.preflight import NodeCatalogue, check, paid_nodes, refusal, refused_nodes
 from pennyreel_comfy.preflight.paths import path_like, unsafe
 from pennyreel_comfy.preflight.tables import table
 from pennyreel_contract import Code
@@ -32,6 +32,14 @@ ESCAPES = [
     '"/etc/passwd"',
     "ok.png\n/etc/passwd",
     "a\0b",
+    "\u00a0/etc/passwd",
+    "\u3000../x",
+    "\x1f/etc/passwd",
+    "\x85~/x",
+    "\ufeff/etc/passwd",
+    '\u00a0"/etc/passwd"',
+    "\"\u200b'` /etc/passwd`'\u200b\"",
+    "ok.png\n\u2003'../x'",
 ]
 INSIDE = ["x", "a/b.png", "ComfyUI", "%date:yyyy-MM-dd%/x", "a..b", "v1.0/x", "...", "", "a: b"]
 PROMPTS = [
@@ -96,6 +104,7 @@ def test_other_jobs_files_are_refused_and_own_ones_are_not(catalogue: NodeCatalo
 
     assert reading("other.png [output]")
     assert reading("other.png[temp]")
+    assert reading('"other.png [output]\u00a0"')
     assert not reading("mine.png [input]")
     assert not reading("attempt/mine.png")
     assert refused_nodes({"1": node("LoadImageOutput", image="x.png")}, catalogue)
@@ -124,6 +133,9 @@ def test_other_jobs_files_are_refused_and_own_ones_are_not(catalogue: NodeCatalo
         "Shell Command",
         "Load Video From URL",
         "Load Images From Folder",
+        "SaveImageDataSetToFolder",
+        "SaveImageTextDataSetToFolder",
+        "SaveTrainingDataset",
     ],
 )
 def test_nodes_that_reach_past_a_job_are_refused_whatever_their_inputs(
@@ -181,6 +193,9 @@ def test_a_path_that_comes_by_a_link_is_followed(info: dict[str, Any]) -> None:
     assert "node 1" in found.message
     graph["1"]["inputs"]["value"] = "fine.txt"
     assert refused_nodes(graph, info) == []
+    graph["5"] = node("StripWhitespace", text="\u00a0/etc/passwd")
+    graph["4"]["inputs"]["file_path"] = ["5", 0]
+    assert [f.node for f in refused_nodes(graph, info)] == ["4"]
     graph["4"]["inputs"]["file_path"] = ["2", 0]  # "." and "./x" may be joined there
     (found,) = refused_nodes(graph, info)
     assert "put together by node 2" in found.message
@@ -202,6 +217,72 @@ def test_a_prefix_may_be_put_together_but_not_of_steps_up(catalogue: NodeCatalog
     assert refused_nodes(graph, catalogue) == []
     graph["1"]["inputs"]["value"] = "../x"
     assert [f.node for f in refused_nodes(graph, catalogue)] == ["4"]
+
+
+def test_a_prefix_of_a_class_that_nobody_knows_to_hold_it_is_a_path(info: dict[str, Any]) -> None:
+    info["SomeSaver"] = {
+        "input": {"required": {"filename_prefix": ["STRING", {}]}},
+        "python_module": "custom_nodes.some_pack",
+    }
+    graph = text()
+    graph["4"] = node("SomeSaver", filename_prefix=["2", 0])
+    (found,) = refused_nodes(graph, info)
+    assert "put together by node 2" in found.message
+    graph["4"]["inputs"]["filename_prefix"] = ["1", 0]
+    assert refused_nodes(graph, info) == []
+    info["VHS_VideoCombine"] = info["SomeSaver"]
+    graph["4"] = node("VHS_VideoCombine", filename_prefix=["2", 0])
+    assert refused_nodes(graph, info) == []
+
+
+def test_what_is_linked_where_nothing_is_declared_may_be_no_text_put_together(
+    info: dict[str, Any],
+) -> None:
+    graph = text()
+    graph["4"] = node("SaveImage", images=["9", 0], output_path=["2", 0])
+    assert [f.input for f in refused_nodes(graph, info)] == ["output_path"]
+    graph["2"] = node("EmptyImage", width=1, height=1, batch_size=1, color=["1", 0])
+    assert refused_nodes(graph, info) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["other/in.png", "./other/in.png", '"other/in.png"', "other\\x", "other [input]", "other"],
+)
+def test_what_belongs_to_another_job_is_not_read(name: str, info: dict[str, Any]) -> None:
+    info["SomeFolder"] = {"input": {"required": {"directory": [["other", "mine"], {}]}}}
+    info["SomeReader"] = {"input": {"required": {"file_path": ["STRING", {}]}}}
+    foreign = frozenset({"other"})
+    graph = {
+        "1": node("LoadImage", image=name),
+        "2": node("SomeFolder", directory=name),
+        "3": node("SomeReader", file_path=["4", 0]),
+        "4": node("PrimitiveString", value=name),
+    }
+    found = refused_nodes(graph, info, foreign=foreign)
+    assert [f.node for f in found] == ["1", "2", "3"]
+    assert all("other jobs" in f.message for f in found)
+    assert [f.node for f in refused_nodes(graph, {}, foreign=foreign)] == ["1", "2", "3"]
+    for fine in ("mine/other.png", "another/x.png"):
+        graph["1"]["inputs"]["image"] = graph["2"]["inputs"]["directory"] = fine
+        graph["4"]["inputs"]["value"] = fine
+        assert refused_nodes(graph, info, foreign=foreign) == []
+
+
+def test_the_names_of_other_jobs_are_told_by_no_finding(info: dict[str, Any]) -> None:
+    others = ["attempt-of-another", "attempt-of-yet-another"]
+    info["SomeFolder"] = {"input": {"required": {"directory": [others, {}]}}}
+    info["LoadImage"]["input"]["required"]["image"][0][:] = [f"{one}.png" for one in others]
+    for asked in ("attempt-of-anothe", "attempt-of-another.safetensors", "x"):
+        graph = {
+            "1": node("SomeFolder", directory=asked),
+            "2": node("LoadImage", image=f"{asked}.pn"),
+            "3": node("PreviewImage", images=["2", 0]),
+        }
+        told = [f for f in check(graph, info) if f.input in ("directory", "image")]
+        assert told
+        assert "another'" not in str(told).replace(f"'{asked}'", "")
+        assert "another.png" not in str(told)
 
 
 def test_a_model_or_sampler_that_comes_by_a_link_is_fine(catalogue: NodeCatalogue) -> None:

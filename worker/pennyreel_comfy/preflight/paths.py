@@ -20,8 +20,9 @@ _ENDS = ("path", "url", "folder", "filename", "directory", "filepath")
 _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|file:", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_QUOTES = "\"'`"
-_UNSEEN = "\u200b\ufeff"  # no white space to str.strip, and none to a reader
+# What packs strip before they open a file, at once: white space of any kind, what looks like none,
+# and quotes.
+_STRIPPED = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\ufeff\"'`"
 _PARTS = re.compile(r"[\\/\[\s]+")
 
 
@@ -45,11 +46,7 @@ def _named(name: str) -> bool:
 
 def bare(text: str) -> str:
     """Return a text less all that packs strip before they open a file, in whatever order."""
-    while True:
-        less = text.strip().strip(_UNSEEN).strip(_QUOTES)
-        if less == text:
-            return text
-        text = less
+    return text.strip(_STRIPPED)
 
 
 def unsafe(text: str) -> str | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-from pennyreel_comfy.preflight.catalogue import InputSpec, NodeCatalogue
+from pennyreel_comfy.preflight.catalogue import InputSpec, NodeCatalogue, NodeSpec
 from pennyreel_comfy.preflight.finding import Finding, shown
 from pennyreel_comfy.preflight.paths import (
     media,
@@ -15,6 +17,7 @@ from pennyreel_comfy.preflight.paths import (
     path_like,
     steps_up,
     strings,
+    top,
     unsafe,
 )
 from pennyreel_comfy.preflight.tables import table
@@ -22,6 +25,9 @@ from pennyreel_contract import Code
 
 ALL = "*"  # in `allow`: every class
 _TEXT = ("STRING", "*")  # types of inputs by which a path may come
+_PREFIXED = {"VHS_VideoCombine"}
+"""Classes that are not `known`, and have ComfyUI itself hold their filename_prefix."""
+_OTHERS = "it reads from the folder of other jobs"
 _ADVICE = "Pass files as inputs of the job instead, or have the operator allow this node"
 
 
@@ -29,6 +35,7 @@ def refused_nodes(
     graph: Mapping[str, Any],
     catalogue: NodeCatalogue | Mapping[str, Any],
     allow: frozenset[str] = frozenset(),
+    foreign: AbstractSet[str] = frozenset(),
 ) -> list[Finding]:
     """Return what a graph may not do, with the code `node_refused`.
 
@@ -41,17 +48,18 @@ def refused_nodes(
         graph: API format.
         catalogue: the server's classes.
         allow: classes that the operator allows, to which no rule applies; "*" for all.
+        foreign: names in the input folder that belong to other jobs; nothing in them is read.
 
     """
     if ALL in allow:
         return []
-    catalogue = NodeCatalogue.of(catalogue)
+    case = _Case(graph, NodeCatalogue.of(catalogue), foreign)
     return [
         finding
         for key, node in graph.items()
         if isinstance(node, dict) and isinstance(node.get("class_type"), str)
         if node["class_type"] not in allow
-        for finding in _node(key, node, graph, catalogue)
+        for finding in _node(key, node, case)
     ]
 
 
@@ -69,67 +77,101 @@ def paid_nodes(graph: Mapping[str, Any], catalogue: NodeCatalogue | Mapping[str,
     return list(found)
 
 
-def _node(
-    key: str, node: Mapping[str, Any], graph: Mapping[str, Any], catalogue: NodeCatalogue
-) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class _Case:
+    graph: Mapping[str, Any]
+    catalogue: NodeCatalogue
+    foreign: AbstractSet[str]
+
+    def wrong(self, text: str) -> str | None:
+        """Return what is wrong with a text as a path, or None."""
+        return unsafe(text) or (_OTHERS if top(text) in self.foreign else None)
+
+    def no_text(self, link: list[Any]) -> bool:
+        """Tell whether a link surely brings something else than a text."""
+        node = self.graph.get(link[0]) if len(link) == 2 and isinstance(link[0], str) else None
+        spec = self.catalogue.get(node.get("class_type")) if isinstance(node, dict) else None
+        number = link[-1] if link else None
+        if spec is None or not isinstance(number, int) or not 0 <= number < len(spec.outputs):
+            return False
+        kind = spec.outputs[number]
+        return kind != "COMBO" and not {one.strip() for one in kind.split(",")} & {*_TEXT}
+
+
+def _node(key: str, node: Mapping[str, Any], case: _Case) -> Iterator[Finding]:
     name = node["class_type"]
     reason = _reason(name)
     if reason:
         yield _finding(key, name, None, f"this worker does not run it: {reason}")
         return
-    spec = catalogue.get(name)
+    spec = case.catalogue.get(name)
     inputs = node.get("inputs")
     for field, value in inputs.items() if isinstance(inputs, dict) else ():
-        declared = spec.inputs.get(field) if spec else None
-        why = _why(field, value, declared, graph)
+        why = _why(field, value, spec, case)
         if why:
             yield _finding(key, name, field, why, value)
 
 
-def _why(
-    field: str, value: Any, declared: InputSpec | None, graph: Mapping[str, Any]
-) -> str | None:
+def _why(field: str, value: Any, spec: NodeSpec | None, case: _Case) -> str | None:
     """Return why a value is refused, or None."""
+    declared = spec.inputs.get(field) if spec else None
     choice = declared is not None and declared.type == "COMBO"
     file = declared is not None and (declared.upload or (declared.judged and choice))
     named = path_like(field, declared)
     if isinstance(value, list):
         # ComfyUI keeps what is linked to a choice, such as a model's name, in its own folders.
         takes_text = file or (named and (declared is None or declared.type in _TEXT))
-        free = declared is None or field.startswith("filename_prefix")
-        return _linked(value, graph, free=free) if takes_text else None
+        return _linked(value, case, free=_free(field, value, spec, case)) if takes_text else None
     # The name tells where nothing is known of the class, as while ComfyUI is down.
     file = file or media(field)
-    if not (choice or file or named):
-        return None
+    return (
+        _literal(value, declared, case, file=file, named=named) if choice or file or named else None
+    )
+
+
+def _literal(
+    value: Any, declared: InputSpec | None, case: _Case, *, file: bool, named: bool
+) -> str | None:
     for text in strings(value):
+        # A choice of folders, too, lists those of other jobs.
+        if (file or named) and top(text) in case.foreign:
+            return _OTHERS
         if declared and declared.options and text in declared.options:
             continue
         found = unsafe(text)
         if found:
             return found
         if file and other_folder(text):
-            return "it reads from the folder of other jobs"
+            return _OTHERS
     return None
 
 
-def _linked(link: list[Any], graph: Mapping[str, Any], *, free: bool) -> str | None:
+def _free(field: str, link: list[Any], spec: NodeSpec | None, case: _Case) -> bool:
+    """Tell whether a path may be put together: where it is held, or need not be a text at all."""
+    if spec is None:  # nothing is known yet, or ComfyUI does not have it
+        return True
+    if field.startswith("filename_prefix") and (spec.known or spec.name in _PREFIXED):
+        return True
+    return field not in spec.inputs and case.no_text(link)
+
+
+def _linked(link: list[Any], case: _Case, *, free: bool) -> str | None:
     """Judge a path that comes by a link.
 
     From a node that only holds a text it is judged like a literal. Where a node puts it together
     nobody can foretell it: pieces that are harmless may make a path that is not. Where that is
-    `free` they must only have no steps up: ComfyUI itself holds a filename_prefix to its output
-    folder, and what an undeclared input takes need not be a text at all.
+    `free` they must only have no steps up: ComfyUI itself holds the filename_prefix of the classes
+    that ask it for their output's path, and what an undeclared input takes need not be a text.
     """
-    source, texts, links = _pieces(link, graph)
+    source, texts, links = _pieces(link, case.graph)
     if not links and len(texts) <= 1:
-        found = next(filter(None, map(unsafe, texts)), None)
+        found = next(filter(None, map(case.wrong, texts)), None)
         return f"linked from node {source}: {found}" if found else None
     if not free:
         return f"its path is put together by node {source}"
     seen = {source}
     while links:
-        source, more, further = _pieces(links.pop(), graph)
+        source, more, further = _pieces(links.pop(), case.graph)
         if source not in seen:
             seen.add(source)
             texts += more

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pennyreel_comfy.preflight.catalogue import InputSpec, NodeSpec
 from pennyreel_comfy.preflight.finding import shown
 from pennyreel_comfy.preflight.packs import near, near_file
+from pennyreel_comfy.preflight.paths import media, path_like
 from pennyreel_comfy.preflight.tables import table
 from pennyreel_comfy.rejections import MODEL_FILE
 from pennyreel_contract import Code
@@ -90,19 +91,26 @@ def _choice(
         return None
     certain = node.known and spec.listed
     if isinstance(value, list):  # of a multiple choice
-        if all(one in spec.options for one in value):
-            return None
-        return Problem("value_not_in_list", f"{shown(value)} are not all in its list", False)
+        inside = all(one in spec.options for one in value)
+        return (
+            None
+            if inside
+            else Problem("value_not_in_list", f"{shown(value)} are not all in its list", False)
+        )
     text = value if isinstance(value, str) else ""
     if text and text.replace("\\", "/") in {name.replace("\\", "/") for name in arriving}:
         return None
     if MODEL_FILE.search(text):
         return _model(node, spec, text, certain)
+    message = f"{shown(value)!r} is not in its list"
+    if path_like(spec.name, spec) or media(spec.name):
+        # It may list the input folder, where the names of other jobs are.
+        return Problem("value_not_in_list", message, certain, value=value)
     names = [one for one in spec.options if isinstance(one, str)]
     told = f": {names}" if len(spec.options) <= _LISTED else f" of {len(spec.options)}"
     return Problem(
         "value_not_in_list",
-        f"{shown(value)!r} is not in its list{shown(told)}",
+        message + shown(told),
         certain,
         value=value,
         suggestion=meant(near(text, names)),
@@ -113,7 +121,8 @@ def _model(node: NodeSpec, spec: InputSpec, name: str, certain: bool) -> Problem
     folders = table("inputs")["folders"]
     folder = folders.get(f"{node.name}.{spec.name}") or folders.get(spec.name)
     where = f" in models/{folder}" if folder else ""
-    names = [one for one in spec.options or () if isinstance(one, str)]
+    # Models only: an input may list something else, whatever name it is asked for.
+    names = [o for o in spec.options or () if isinstance(o, str) and MODEL_FILE.search(o)]
     close = near_file(name, names)
     have = meant(close)
     if not have and names:
@@ -138,7 +147,7 @@ def _file(spec: InputSpec, value: Any, files: AbstractSet[str]) -> Problem | Non
         certain=False,
         code=Code.BAD_INPUT,
         value=value,
-        suggestion=meant(near_file(plain, [*known, *files])),
+        suggestion=meant(near_file(plain, sorted(files))),  # of the job's own: others' are not told
     )
 
 

@@ -1,0 +1,88 @@
+"""Keys and other people's lines stay where they are: in no reply, no log, no environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pennyreel_worker.log import redactor
+from worker.support import SAVE, SECRET, Bench, comfy_of, node, request, settings_of
+
+KEY, OTHER = "comfyui-canary-0123456789", "comfyui-stranger-9876543210"
+
+
+@pytest.fixture
+def own() -> Iterator[Bench]:
+    """A worker with a ComfyUI of its own, which may be ended; its operator has a key."""
+    settings = settings_of(COMFY_ORG_API_KEY=KEY)
+    redactor.add([KEY])
+    with comfy_of(settings) as comfy:
+        comfy.start()
+        comfy.first_ready()
+        made = Bench(comfy, settings)
+        yield made
+        made.worker.close()
+    redactor.remove([KEY])
+
+
+def test_a_node_that_quotes_its_key_in_an_error_does_not_tell_it_to_the_client(
+    own: Bench, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = {"1": node("FakeError", tell=True)}
+    assert "401 for" in json.dumps(own.run(request(graph)))
+    stock = own.run({"workflow": graph, "comfy_org_api_key": OTHER})
+    assert "401 for" in json.dumps(stock)
+    own.worker.settle()
+    out, err = capfd.readouterr()
+    told = json.dumps(own.posts) + out + err + caplog.text
+    assert KEY not in told
+    assert OTHER not in told
+
+
+def test_a_crash_shows_neither_a_key_nor_another_jobs_lines(own: Bench) -> None:
+    own.run({"workflow": {"1": node("FakeEcho"), **SAVE}, "comfy_org_api_key": OTHER})
+    problem = own.bad(request({"1": node("FakeEcho"), "2": node("FakePaid")}))
+    log = json.dumps(problem.detail["log"])
+    assert log.count("key:") == 1  # its own line, and none of the former job's
+    assert KEY not in log
+    assert OTHER not in log
+
+
+def test_comfyuis_environment_has_no_key_and_video_helper_suite_is_strict(
+    monkeypatch: pytest.MonkeyPatch, make_own: Callable[..., Bench]
+) -> None:
+    names = (
+        "BUCKET_SECRET_ACCESS_KEY", "BUCKET_ACCESS_KEY_ID", "RUNPOD_AI_API_KEY", "RUNPOD_API_KEY",
+        "COMFY_ORG_API_KEY", "HF_TOKEN", "CIVITAI_API_KEY", "AWS_SECRET_ACCESS_KEY",
+    )  # fmt: skip
+    for name in names:
+        monkeypatch.setenv(name, f"{SECRET}-{name}")
+    for allowed, strict in (("", True), ("LoadImageOutput", True), ("VHS_LoadVideoPath", False)):
+        bench = make_own(PENNYREEL_ALLOW_NODES=allowed)
+        environ = Path(f"/proc/{bench.comfy.process.pid}/environ").read_bytes()
+        assert SECRET.encode() not in environ
+        assert (b"VHS_STRICT_PATHS=1" in environ.split(b"\0")) is strict
+
+
+@pytest.fixture
+def make_own() -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def make(**env: str) -> Bench:
+        settings = settings_of(**env)
+        comfy = comfy_of(settings)
+        entered = comfy.__enter__()
+        entered.start()
+        entered.first_ready()
+        bench = Bench(entered, settings)
+        bench.close = comfy.__exit__  # type: ignore[attr-defined]
+        benches.append(bench)
+        return bench
+
+    yield make
+    for bench in benches:
+        bench.worker.close()
+        bench.close(None, None, None)  # type: ignore[attr-defined]

@@ -1,0 +1,31 @@
+"""Says in the bucket, before a graph with paid nodes runs, that it may have run.
+
+A platform may hand a job out again when its worker was lost. Another graph is then rendered again;
+one that costs money with every run must not be, by itself.
+"""
+
+from __future__ import annotations
+
+import json
+
+from pennyreel_contract import Code, error
+from pennyreel_worker.storage import Store
+
+
+def claim(store: Store, prefix: str, attempt_id: str) -> None:
+    """Claim an attempt, once.
+
+    Raises:
+        OutcomeUnknown: it was claimed before, and no result of it is stored.
+        JobFailed: `storage_failed`; nothing has run.
+
+    """
+    key = f"{prefix}{attempt_id}.started"
+    if store.get_json(key) is not None:
+        raise error(
+            Code.UNKNOWN_OUTCOME,
+            f"attempt {attempt_id} began before and its end is not known; it has paid API nodes",
+            hint="See with the API's provider whether it ran; then send it with a new attempt_id.",
+        )
+    body = json.dumps({"attempt_id": attempt_id}).encode()
+    store.put(key, body, "application/json")
