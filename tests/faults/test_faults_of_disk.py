@@ -9,7 +9,7 @@ from faults.case import Case, prove
 from faults.proof import Lame
 from faults.site import Site
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.real, pytest.mark.long, pytest.mark.timeout(400)]
 every_case = pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
 
 

@@ -136,7 +136,8 @@ def test_it_sees_the_processes_around_it(check: ModuleType) -> None:
 HIDDEN = """
 import ctypes, os, subprocess, sys
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
-with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()", sys.argv[1]], stdin=subprocess.PIPE):
+argv = [sys.executable, "-c", "import sys; sys.stdin.read()", sys.argv[1]]
+with subprocess.Popen(argv, stdin=subprocess.PIPE):
     print("ready", flush=True)
     sys.stdin.read()
 """

@@ -410,10 +410,14 @@ def test_what_a_disk_says_of_an_output_is_an_error_of_ours(
     path.write_bytes(b"x")
     assert of(path).sha256() == hashlib.sha256(b"x").hexdigest()
 
-    def broken(*_: object) -> int:
-        raise OSError(number, "broken")
+    real = os.open
 
-    monkeypatch.setattr(delivery.os, "fstat", broken)
+    def broken(file: Any, *rest: Any, **more: Any) -> int:
+        if file == path:
+            raise OSError(number, "broken")
+        return real(file, *rest, **more)
+
+    monkeypatch.setattr(os, "open", broken)
     for way in ways():
         with pytest.raises(JobFailed) as caught:
             way(of(path))

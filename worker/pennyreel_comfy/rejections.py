@@ -17,6 +17,9 @@ _MISSING_CLASS = re.compile(r"node (.+?) (?:does not exist|not found)")
 _NODE_ID = re.compile(r"#(\S+?)'?$")
 
 
+_FILES = re.compile(r"dir|path|folder|file|image|video|audio|mask", re.IGNORECASE)
+"""Inputs whose choices are files: a list of them would tell the names of other people's."""
+
 _TOLD = {Kind.CORRUPT_MODEL, Kind.GPU_UNSUPPORTED}
 """Causes that the exception's own text hides from who does not know torch."""
 
@@ -71,6 +74,8 @@ def node_findings(node_errors: Mapping[str, Any], graph: Mapping[str, Any]) -> l
                 message = f"links to node {details}, which is not in the graph"
             elif kind == "value_not_in_list":
                 message = details[:500]
+                if _FILES.search(str(extra.get("input_name", ""))):
+                    message = f"{details.partition(' not in ')[0][:480]} is not in its list"
             else:
                 message = ": ".join(t for t in (str(item.get("message", "")), details[:300]) if t)
             found.append(

@@ -245,6 +245,8 @@ class Worker:
         try:
             return await self._in(job, lambda: job.run(self._upload))
         except PennyreelError as problem:
+            if problem.code == Code.DISK_FULL.value:  # is it full of this job, or without it?
+                await asyncio.get_running_loop().run_in_executor(self._side, self._make_room, job)
             if self._giving_up and job.cancel.cancelled:
                 raise _given_up(job) from None
             if self.comfy.hopeless:
@@ -276,6 +278,10 @@ class Worker:
         self._cleaning[attempt] = cleaned
         # Not before the answer: its thread would take the interpreter's lock from this one.
         asyncio.get_running_loop().call_soon(self._side.submit, clean)
+
+    def _make_room(self, job: Job) -> None:
+        job.clean()
+        self._check_room()
 
     def _check_room(self) -> None:
         """See whether this worker can take another job, now that the last one's files are gone."""
@@ -324,7 +330,7 @@ class Worker:
                 # Keep few: a client is 10 MB, and callers repeat. Others may still be in use.
                 while len(self._stores) >= STORES:
                     self._stores.pop(next(iter(self._stores)))
-                self._stores[bucket] = Store(bucket)
+                self._stores[bucket] = Store(bucket, allow_hosts=self.settings.allow_hosts)
             return self._stores[bucket]
 
 

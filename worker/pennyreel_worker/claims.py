@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 
+from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, error
 from pennyreel_worker.storage import Store
 
 
-def claim(store: Store, prefix: str, attempt_id: str) -> None:
+def claim(
+    store: Store, prefix: str, attempt_id: str, *, deadline: Deadline, cancel: CancelToken
+) -> None:
     """Claim an attempt, once.
 
     Raises:
@@ -21,11 +24,11 @@ def claim(store: Store, prefix: str, attempt_id: str) -> None:
 
     """
     key = f"{prefix}{attempt_id}.started"
-    if store.get_json(key) is not None:
+    if store.get_json(key, deadline=deadline, cancel=cancel) is not None:
         raise error(
             Code.UNKNOWN_OUTCOME,
             f"attempt {attempt_id} began before and its end is not known; it has paid API nodes",
             hint="See with the API's provider whether it ran; then send it with a new attempt_id.",
         )
     body = json.dumps({"attempt_id": attempt_id}).encode()
-    store.put(key, body, "application/json")
+    store.put(key, body, "application/json", deadline=deadline, cancel=cancel)

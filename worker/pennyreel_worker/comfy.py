@@ -271,6 +271,10 @@ class Comfy:
                     with contextlib.suppress(OSError):
                         Path(entry.path).unlink()
 
+    def input_folders(self) -> set[str]:
+        """Return the names of the folders of jobs' input files."""
+        return {e.name for e in _entries(self.folders["input"]) if e.is_dir(follow_symlinks=False)}
+
     def room(self) -> int:
         """Bytes free where the jobs' files are."""
         return shutil.disk_usage(self._work).free

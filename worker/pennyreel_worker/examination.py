@@ -37,6 +37,9 @@ class Examination:
     arriving: AbstractSet[str]
     """Names of models that the job brings."""
 
+    attempt_id: str
+    """The name of its own folders."""
+
     paid: bool = False
     """Whether it has nodes that cost money with each run; so it is where nothing is known."""
 
@@ -86,7 +89,8 @@ class Examination:
 
     def _apply_policy(self, known: NodeCatalogue | None) -> None:
         catalogue = known or NodeCatalogue({})
-        refused = refused_nodes(self.graph, catalogue, self.settings.allow_nodes)
+        others = self.comfy.input_folders() - {self.attempt_id}
+        refused = refused_nodes(self.graph, catalogue, self.settings.allow_nodes, foreign=others)
         if (problem := refusal(refused)) is not None:
             raise problem
         self.complete = known is not None

@@ -124,7 +124,13 @@ class Job:
     def _replay(self) -> Result | None:
         if self.store is None:
             return None
-        result = results.find(self.store, self.settings.results_prefix, self.request)
+        result = results.find(
+            self.store,
+            self.settings.results_prefix,
+            self.request,
+            deadline=self.deadline,
+            cancel=self.cancel,
+        )
         if result is not None:  # it may have been stored inline, under a larger limit
             delivery.check_size(result, self.job_id, self.settings)
         return result
@@ -140,7 +146,7 @@ class Job:
         said = self.names or {item.name: item.name for item in request.inputs}
         brought = {m.name for m in request.models if m.url is not None}
         examined = self._examination = Examination(
-            self.comfy, self.settings, graph, set(said), self._models, brought
+            self.comfy, self.settings, graph, set(said), self._models, brought, attempt
         )
         examined.make()
         self.warnings += examined.warnings
@@ -187,7 +193,13 @@ class Job:
                 self.comfy.ready(self.deadline, self.cancel, kind=self._kind)
                 self._examination.repeat()
             if self.paid and self.store is not None:
-                claim(self.store, self.settings.results_prefix, self.request.attempt_id)
+                claim(
+                    self.store,
+                    self.settings.results_prefix,
+                    self.request.attempt_id,
+                    deadline=self.deadline,
+                    cancel=self.cancel,
+                )
             self._execution = Execution(
                 self.comfy,
                 self._graph,
@@ -220,7 +232,14 @@ class Job:
         finally:
             self._remove_strays(executed.entry)
         if self.store is not None:
-            warning = results.keep(self.store, self.settings.results_prefix, self.request, result)
+            warning = results.keep(
+                self.store,
+                self.settings.results_prefix,
+                self.request,
+                result,
+                deadline=self.deadline,
+                cancel=self.cancel,
+            )
             if warning:
                 result = result.model_copy(update={"warnings": (*result.warnings, warning)})
         return result

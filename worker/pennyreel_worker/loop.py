@@ -82,6 +82,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         self._handling = 0
         self._signals = 0
         self._refresh = False
+        self._deaf = False
         self._backoff_s = 0.0
 
     async def run(self) -> None:
@@ -102,6 +103,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
                 await self._take(session)
                 await self._drain()
             finally:
+                self._deaf = True
                 stops.cancel()
                 await asyncio.gather(stops, return_exceptions=True)
 
@@ -143,7 +145,8 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         if rp_job._job_stop_url() is None:  # noqa: SLF001 - the version is checked
             log.warning("the platform has no stop channel here: a cancelled job runs to its end")
             return
-        while True:
+        # Not by the cancel alone: wait_for swallows one that meets its answer (before Python 3.12).
+        while not self._deaf:
             began = time.monotonic()
             pause = 0.0
             try:

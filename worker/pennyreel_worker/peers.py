@@ -1,4 +1,4 @@
-"""S3 connections for a bucket that a stranger named: each goes to an address that was checked.
+"""S3 clients. Of a bucket that a stranger named, each connection goes to a checked address.
 
 A check of the endpoint's name alone would not do: botocore looks the name up again for every new
 connection, and the second answer may be another one.
@@ -10,19 +10,67 @@ import socket
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+import boto3
 from botocore.awsrequest import (
     AWSHTTPConnection,
     AWSHTTPConnectionPool,
     AWSHTTPSConnection,
     AWSHTTPSConnectionPool,
 )
+from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from pennyreel_comfy.addresses import Target, resolve
 from pennyreel_contract import PennyreelError
+from pennyreel_worker.buckets import Bucket
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+
+def connect(
+    session: boto3.session.Session,
+    settings: Bucket,
+    patience: tuple[int, int],
+    attempts: int,
+    allow_hosts: Collection[str] | None,
+) -> S3Client:
+    """Build a client; nothing is sent.
+
+    Args:
+        session: what clients share.
+        settings: the bucket.
+        patience: seconds to connect, and without a byte.
+        attempts: of one call, after its first.
+        allow_hosts: None for the operator's own bucket; else see `guard`.
+
+    """
+    client: S3Client = session.client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=settings.secret_access_key,
+        region_name=settings.region,
+        config=Config(
+            signature_version="s3v4",
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            s3={  # type: ignore[arg-type]
+                "addressing_style": settings.addressing,
+                # A body is hashed once, for the result, which covers it from our disk to the
+                # client's. To sign it, too, would be a second pass over each file. Stores that
+                # take presigned URLs take unsigned bodies; of the others nothing is known.
+                "payload_signing_enabled": not settings.presigns,
+            },
+            retries={"mode": "standard", "max_attempts": attempts},
+            connect_timeout=patience[0],
+            read_timeout=patience[1],
+            proxies=None if allow_hosts is None else {},
+        ),
+    )
+    if allow_hosts is not None:
+        guard(client, allow_hosts)
+    return client
 
 
 def guard(client: S3Client, allow_hosts: Collection[str]) -> None:

@@ -16,12 +16,11 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import boto3
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.subscribers import BaseSubscriber
 
@@ -29,9 +28,6 @@ from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
 from pennyreel_worker import peers
 from pennyreel_worker.buckets import Bucket
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 MAX_PRESIGN_S = 604_800
 """SigV4's limit; botocore would sign more and the store refuse it."""
@@ -45,8 +41,8 @@ _TRANSFER = TransferConfig(
 )
 _LARGE_S, _SMALL_S = (10, 60), (5, 10)
 """Seconds to connect, and without a byte: of transfers, and of calls that carry little."""
-_FEW = 3
-"""Attempts of a small call: a store that is silent for so long is not there."""
+_FEW = 2
+"""Attempts of a small call after its first: a store that is silent for so long is not there."""
 _LEAVE_S = 2.0
 """How long a cancelled transfer may take to let go of its file."""
 
@@ -82,8 +78,8 @@ class Store:
         self.bucket = settings.bucket or time.strftime("%m-%y", time.gmtime())
         session = boto3.session.Session()
         few = min(settings.attempts, _FEW) if settings.presigns else settings.attempts
-        self._client = _connect(session, settings, _LARGE_S, settings.attempts, allow_hosts)
-        self._small = _connect(session, settings, _SMALL_S, few, allow_hosts)
+        self._client = peers.connect(session, settings, _LARGE_S, settings.attempts, allow_hosts)
+        self._small = peers.connect(session, settings, _SMALL_S, few, allow_hosts)
         self._transfers = create_transfer_manager(self._client, _TRANSFER)
 
     def close(self) -> None:
@@ -274,41 +270,6 @@ class Store:
             return _awaited(doing, call, deadline or Deadline(None), cancel or CancelToken())
         except (BotoCoreError, ClientError, Boto3Error, OSError) as problem:
             raise _translate(problem, doing) from None
-
-
-def _connect(
-    session: boto3.session.Session,
-    settings: Bucket,
-    patience: tuple[int, int],
-    attempts: int,
-    allow_hosts: Collection[str] | None,
-) -> S3Client:
-    client: S3Client = session.client(
-        "s3",
-        endpoint_url=settings.endpoint_url,
-        aws_access_key_id=settings.access_key_id,
-        aws_secret_access_key=settings.secret_access_key,
-        region_name=settings.region,
-        config=Config(
-            signature_version="s3v4",
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            s3={  # type: ignore[arg-type]
-                "addressing_style": settings.addressing,
-                # A body is hashed once, for the result, which covers it from our disk to the
-                # client's. To sign it, too, would be a second pass over each file. Stores that
-                # take presigned URLs take unsigned bodies; of the others nothing is known.
-                "payload_signing_enabled": not settings.presigns,
-            },
-            retries={"mode": "standard", "max_attempts": attempts},
-            connect_timeout=patience[0],
-            read_timeout=patience[1],
-            proxies=None if allow_hosts is None else {},
-        ),
-    )
-    if allow_hosts is not None:
-        peers.guard(client, allow_hosts)
-    return client
 
 
 def _awaited(doing: str, call: Callable[[], T], deadline: Deadline, cancel: CancelToken) -> T:
