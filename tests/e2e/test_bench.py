@@ -1,4 +1,4 @@
-"""`bench/worker.py` runs, and what it counts is right; each claim is of one run, in a small setting.
+"""`bench/worker.py` runs, and what it counts is right. Each claim is of one run, a small one.
 
 Its limits of time are judged by the bench itself (its exit code), on a quiet machine. Here they are
 wide, so that nothing but a real fault passes them.
