@@ -55,9 +55,11 @@ def killed_while_delivering(at: Site) -> None:
 
 
 def killed_at_start(at: Site) -> None:
-    at.kill(at.comfyui())
+    former = at.comfyui()
+    at.kill(former)
     job = at.run(faulty("none"), timeout_s=90)
-    at.kill(at.comfyui())  # the new one, before it answers
+    at.until(lambda: at.comfyui().pid != former.pid, "it is started anew")
+    at.kill(at.comfyui())  # before it answers
     problem = at.failure(job, "comfy_start_failed")
     assert problem.retryable
 
@@ -157,7 +159,7 @@ CASES = (
          "pennyreel_worker.comfy:Comfy.condemn", hangs_always),
     Case(
         "cannot be cancelled", CHILD, "a cancel, and a node that hears no interrupt",
-        "cancelled, and ComfyUI replaced", 60, "pennyreel_worker.execution:_still_there",
+        "cancelled, and ComfyUI replaced", 60, "pennyreel_worker.comfy:Comfy.condemn",
         cannot_be_cancelled,
     ),
     Case("out of GPU memory once", CHILD, "torch.OutOfMemoryError in a node", AGAIN, 60, REMEDY,

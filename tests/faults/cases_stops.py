@@ -102,8 +102,8 @@ def handed_out_late(at: Site) -> None:
 @contextmanager
 def by_hand(at: Site) -> Iterator[subprocess.Popen[bytes]]:
     """A worker that no platform cleans up after."""
+    worker = at.worker().id  # before the next line, after which there may be none any more
     at.platform.configure(ENDPOINT, workers_min=0, workers_max=0)
-    worker = at.worker().id
     at.platform.stop_worker(ENDPOINT, worker)
     at.exit_code(worker)
     env = at.environment(f"by-hand-{time.monotonic_ns()}")
@@ -113,6 +113,7 @@ def by_hand(at: Site) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             process.kill()
             at.platform.configure(ENDPOINT, workers_min=1, workers_max=1)
+    at.worker()
 
 
 def killed(at: Site, process: subprocess.Popen[bytes]) -> None:
