@@ -145,7 +145,6 @@ HANDLINGS: dict[str, Callable[..., Any]] = {
     "pennyreel_worker.execution:Execution._remedy": _nothing,
     "pennyreel_worker.execution:Execution._remedy#limit": _no_limit_of_reruns,
     "pennyreel_worker.execution:Execution._remedy#paid": _unpaid,
-    "pennyreel_worker.execution:_still_there": _false,
     "pennyreel_comfy.session:execution_failure": _plain_failure,
     "pennyreel_comfy.session:Run._check_stall": _nothing,
     "pennyreel_comfy.session:Run._wait": _no_grace,
@@ -174,5 +173,6 @@ HANDLINGS: dict[str, Callable[..., Any]] = {
     "pennyreel_worker.storage:_translate": _untranslated,
     "pennyreel_worker.storage:Store._transfer": _without_a_limit,
     "pennyreel_comfy.fetch:_Cutter.translate": _as_it_came,
+    "pennyreel_comfy.fetch:_Cutter.check": _nothing,
     "pennyreel_worker.delivery:inline": _nothing,
 }
