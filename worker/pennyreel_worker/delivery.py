@@ -76,7 +76,9 @@ class Made:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open an output that is a plain file with this one name, and nothing that only looks like one.
+    """Open an output that is a plain file, and nothing that only looks like one.
+
+    One with a second name is plain, too: who could link it could have copied it.
 
     Raises:
         JobFailed: `output_missing` where it is not there, is no such file or cannot be read;
@@ -88,8 +90,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         flags |= getattr(os, name, 0)
     with _reading(path.name), os.fdopen(os.open(path, flags), "rb", buffering=0) as file:
         found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            raise error(Code.OUTPUT_MISSING, f"{path.name} is no file of its own: not delivered")
+        if not stat.S_ISREG(found.st_mode):
+            raise error(Code.OUTPUT_MISSING, f"{path.name} is no plain file: not delivered")
         yield file
 
 
