@@ -243,7 +243,7 @@ def test_a_job_that_cannot_be_stopped_costs_comfyui_and_not_the_next_job(
         bench.good(request())
         problem = bench.bad(request({"1": node("FakeStuck", seconds=60)}, timeout_s=0.5))
         assert problem.code == "timeout"
-        assert bench.comfy.stuck
+        assert bench.comfy.living() is None  # condemned
         pid = bench.comfy.process.pid
         assert bench.good(request()).artifacts
         assert bench.comfy.process.pid != pid

@@ -190,12 +190,6 @@ class Comfy:
                 raise error(Code.COMFY_CRASHED, str(problem)) from None
             yield
 
-    @property
-    def stuck(self) -> bool:
-        """Whether it was condemned and not started anew yet."""
-        with self._lock:
-            return self._stuck
-
     def condemn(self, why: str, session: Session) -> None:
         """Have the next job start ComfyUI anew: this one lives, but serves nobody any more.
 

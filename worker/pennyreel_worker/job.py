@@ -185,33 +185,12 @@ class Job:
                 self._graph,
                 previews=self.request.preview,
                 expected_s=self.durations.expected(self._kind),
+                deliver_s=self.durations.expected(f"deliver {self._kind}") or 0.0,
             )
             self.pace.running(self.job_id, told.remaining_s)
             self._sweep()
             self.others.littered = True
-            if self._examination and not self._examination.complete:
-                self.comfy.ready(self.deadline, self.cancel, kind=self._kind)
-                self._examination.repeat()
-            if self.paid and self.store is not None:
-                claim(
-                    self.store,
-                    self.settings.results_prefix,
-                    self.request.attempt_id,
-                    deadline=self.deadline,
-                    cancel=self.cancel,
-                )
-            self._execution = Execution(
-                self.comfy,
-                self._graph,
-                self._kind,
-                self.deadline,
-                self.cancel,
-                self.job_id,
-                paid=self.paid,
-                api_key=self.api_key,
-                stall_s=self.settings.stall_s,
-                listener=self._listener(told),
-            )
+            self._execution = self._permitted(told)
             with self.memory.peak() as peak:
                 executed = self._execution.run(turn)
         self._at(Stage.DELIVERING)
@@ -223,12 +202,39 @@ class Job:
         self.warnings += executed.warnings
         return executed
 
+    def _permitted(self, told: Listener) -> Execution:
+        """Return the graph's execution, when nothing is left that could forbid it."""
+        if self._examination and not self._examination.complete:
+            self.comfy.ready(self.deadline, self.cancel, kind=self._kind)
+            self._examination.repeat()
+        if self.paid and self.store is not None:
+            claim(
+                self.store,
+                self.settings.results_prefix,
+                self.request.attempt_id,
+                deadline=self.deadline,
+                cancel=self.cancel,
+            )
+        return Execution(
+            self.comfy,
+            self._graph,
+            self._kind,
+            self.deadline,
+            self.cancel,
+            self.job_id,
+            paid=self.paid,
+            api_key=self.api_key,
+            stall_s=self.settings.stall_s,
+            listener=self._listener(told),
+        )
+
     def _deliver(self, executed: Executed, pool: Executor) -> Result:
         """Hand the outputs over and describe them."""
         began = time.monotonic()
         self.reporter.stage("delivering", EXECUTED)
         try:
             result = self._hand_over(self._gather(executed), began, pool)
+            self.durations.learn(f"deliver {self._kind}", time.monotonic() - began)
         finally:
             self._remove_strays(executed.entry)
         if self.store is not None:

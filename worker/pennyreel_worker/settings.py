@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pennyreel_contract import Code, error
 from pennyreel_worker.buckets import ADDRESSING, Bucket, make_bucket
@@ -82,7 +83,6 @@ class Settings:
         read = _Reader(env)
         command = read.text("PENNYREEL_COMFYUI_COMMAND")
         options = read.text("PENNYREEL_COMFYUI_OPTIONS")
-        models = read.text("PENNYREEL_MODEL_DIR")
         work = read.text("PENNYREEL_WORK_DIR")
         refresh = read.flag("REFRESH_WORKER")
         return cls(
@@ -106,13 +106,7 @@ class Settings:
             input_timeout_s=read.seconds("PENNYREEL_INPUT_TIMEOUT_S", 600.0),
             allow_hosts=frozenset(h.lower() for h in read.parts("PENNYREEL_ALLOW_HOSTS", ",")),
             allow_nodes=frozenset(read.parts("PENNYREEL_ALLOW_NODES", ",")),
-            model_roots=tuple(Path(p) for p in read.parts("PENNYREEL_MODEL_ROOTS", ":")),
-            model_dir=Path(models) if models else None,
-            model_hosts=frozenset(h.lower() for h in read.parts("PENNYREEL_MODEL_HOSTS", ",")),
-            model_max_bytes=read.integer("PENNYREEL_MODEL_MAX_BYTES", 50 * 1024**3, least=1),
-            model_disk_bytes=read.integer("PENNYREEL_MODEL_DISK_BYTES", 100 * 1024**3, least=1),
-            hf_token=read.text("HF_TOKEN") or None,
-            civitai_token=read.text("CIVITAI_API_KEY") or None,
+            **_models(read),
             warmup=read.text("PENNYREEL_WARMUP") or None,
             prefetch=read.parts("PENNYREEL_PREFETCH", ","),
             gpu_usd_per_s=read.number("PENNYREEL_GPU_USD_PER_S", 0) or None,
@@ -134,6 +128,19 @@ class Settings:
             return Path(tempfile.mkdtemp(prefix="pennyreel-worker-"))
         self.work_dir.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix="worker-", dir=self.work_dir))
+
+
+def _models(read: _Reader) -> dict[str, Any]:
+    folder = read.text("PENNYREEL_MODEL_DIR")
+    return {
+        "model_roots": tuple(Path(p) for p in read.parts("PENNYREEL_MODEL_ROOTS", ":")),
+        "model_dir": Path(folder) if folder else None,
+        "model_hosts": frozenset(h.lower() for h in read.parts("PENNYREEL_MODEL_HOSTS", ",")),
+        "model_max_bytes": read.integer("PENNYREEL_MODEL_MAX_BYTES", 50 * 1024**3, least=1),
+        "model_disk_bytes": read.integer("PENNYREEL_MODEL_DISK_BYTES", 100 * 1024**3, least=1),
+        "hf_token": read.text("HF_TOKEN") or None,
+        "civitai_token": read.text("CIVITAI_API_KEY") or None,
+    }
 
 
 class _Reader:

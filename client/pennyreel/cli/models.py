@@ -122,6 +122,8 @@ def verify(
     entries: Sequence[Entry] = here.manifest.select(wanted)
     if not wanted:
         entries = [entry for entry in here.manifest.entries if here.store.path(entry).is_file()]
+    if not entries and not as_json:
+        click.echo("None of the listed models is here. Get some: pennyreel models pull SET")
     found = []
     for one in here.store.verify(entries, deadline=Deadline(None), cancel=CancelToken()):
         found.append(one)
