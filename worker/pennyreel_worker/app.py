@@ -118,7 +118,7 @@ class Worker:
             else:
                 break
         if self._giving_up:
-            raise error(Code.WORKER_STOPPING, "the worker was told to stop as it took this job")
+            raise too_late()
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         # Nobody may be waiting: then its exception is not "never retrieved".
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
@@ -332,6 +332,11 @@ class Worker:
                     self._stores.pop(next(iter(self._stores)))
                 self._stores[bucket] = Store(bucket, allow_hosts=self.settings.allow_hosts)
             return self._stores[bucket]
+
+
+def too_late() -> PennyreelError:
+    """Return the error of a job that was taken when the worker had been told to stop."""
+    return error(Code.WORKER_STOPPING, "the worker was told to stop as it took this job")
 
 
 def _given_up(job: Job) -> PennyreelError:

@@ -26,7 +26,7 @@ from runpod.http_client import AsyncClientSession, TooManyRequests
 from runpod.serverless.modules import rp_http, rp_job, rp_scale
 
 from pennyreel_contract import Code, error
-from pennyreel_worker.app import STOP_S, Worker
+from pennyreel_worker.app import STOP_S, Worker, too_late
 
 log = logging.getLogger(__name__)
 
@@ -243,9 +243,8 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         await self._post(session, result, job)
 
     async def _refuse(self, session: aiohttp.ClientSession, job: dict[str, Any]) -> None:
-        problem = error(Code.WORKER_STOPPING, "the worker was told to stop as it took this job")
         log.warning("taken too late: given back as failed", extra={"job": job["id"]})
-        await self._post(session, {"error": problem.info.encode()}, job)
+        await self._post(session, {"error": too_late().info.encode()}, job)
 
     async def _post(
         self, session: aiohttp.ClientSession, result: dict[str, Any], job: dict[str, Any]
@@ -270,7 +269,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         self, session: aiohttp.ClientSession, result: dict[str, Any], job: dict[str, Any]
     ) -> int | None:
         """Return the platform's verdict, or None where it gave none in time."""
-        url = rp_http.JOB_DONE_URL.replace("$ID", str(job["id"])) + "&isStream=false"
+        url = _done_url(str(job["id"]))
         headers = {
             "charset": "utf-8",
             "Content-Type": "application/x-www-form-urlencoded",
@@ -358,6 +357,10 @@ def _soon(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
         loop.call_soon_threadsafe(event.set)
 
 
+def _done_url(job_id: str) -> str:
+    return str(rp_http.JOB_DONE_URL.replace("$ID", job_id) + "&isStream=false")
+
+
 def _json(result: dict[str, Any]) -> bytes:
     return json.dumps(result, ensure_ascii=False).encode("utf-8", "replace")
 
@@ -366,11 +369,10 @@ async def post_leftovers(ids: list[str]) -> None:
     """Post as failed what the stock loop took too late: it lists such jobs, and forgets them."""
     if not ids or not rp_http.JOB_DONE_URL.startswith("http"):
         return
-    problem = error(Code.WORKER_STOPPING, "the worker was told to stop as it took this job")
-    body = _json({"error": problem.info.encode()})
+    body = _json({"error": too_late().info.encode()})
     async with AsyncClientSession() as session:
         for job_id in ids:
-            url = rp_http.JOB_DONE_URL.replace("$ID", job_id) + "&isStream=false"
             with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError):
-                async with session.post(url, data=body, timeout=aiohttp.ClientTimeout(10)):
+                limit = aiohttp.ClientTimeout(10)
+                async with session.post(_done_url(job_id), data=body, timeout=limit):
                     pass
