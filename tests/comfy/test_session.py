@@ -29,6 +29,7 @@ from pennyreel_contract import (
 )
 
 GRAPH = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "a"}}}
+BY_SOCKET = {"1": {"class_type": "SaveImageWebsocket", "inputs": {}}}
 SLOW = {"1": {"class_type": "FakeSleep", "inputs": {"seconds": 60}}}
 
 
@@ -323,3 +324,65 @@ def test_redirects_are_not_followed_and_headers_stay_with_their_server() -> None
         with Session(http) as comfy, pytest.raises(PennyreelError):
             comfy.submit(GRAPH)
         assert other.requests == []
+
+
+def test_images_by_websocket_wait_for_a_connection_that_works() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await play(fake, prompt)
+        if prompt.graph == GRAPH:
+            await fake.drop(prompt)
+
+    with FakeComfy(script) as fake, session(fake) as comfy:
+        for _ in range(5):
+            outcome(comfy.submit(GRAPH))
+            run = comfy.submit(BY_SOCKET)
+            outcome(run)
+            assert len(run.images) == 1
+            assert not run.images_lost
+
+
+def test_images_sent_while_the_websocket_was_broken_are_told_as_lost() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "execution_start")
+        await fake.drop(prompt)
+        fake.finish(prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:
+        run = comfy.submit(BY_SOCKET)
+        outcome(run)
+        eventually(lambda: fake.connections == 2)
+        assert run.images_lost
+        other = comfy.submit(GRAPH)
+        outcome(other)
+        assert not other.images_lost, "its file is on the disk"
+
+
+def test_some_of_a_batch_lost_are_told_as_lost() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "executing", node="1")
+        await fake.send(prompt, "progress", node="1", value=1, max=2)
+        await fake.send_raw(prompt.client, b"\0\0\0\1\0\0\0\2png")
+        await fake.drop(prompt)
+        fake.finish(prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:
+        run = comfy.submit(BY_SOCKET)
+        outcome(run)
+        eventually(lambda: fake.connections == 2)
+        assert len(run.images) == 1
+        assert run.images_lost
+
+
+def test_images_sent_after_a_reconnect_are_not_lost() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "execution_start")
+        await fake.drop(prompt)
+        while prompt.client not in fake.sockets:
+            await asyncio.sleep(0.001)
+        await play(fake, prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:
+        run = comfy.submit(BY_SOCKET)
+        outcome(run)
+        assert len(run.images) == 1
+        assert not run.images_lost

@@ -54,6 +54,18 @@ def barred(at: Site) -> None:
         at.relay("unbar")
 
 
+def images_lost(at: Site) -> None:
+    job = at.run(faulty("none", 0, seconds=2, save=BY_SOCKET), timeout_s=60)
+    at.running()
+    at.relay("bar")
+    at.relay("cut")
+    try:
+        at.until(lambda: at.said("websocket broke"), "the loss is noticed")
+    finally:
+        at.relay("unbar")
+    at.result(job, again=True)
+
+
 def refused_for_a_while(at: Site) -> None:
     job = at.run(faulty("none", 0, seconds=4), timeout_s=60)
     at.running()
@@ -85,6 +97,9 @@ CASES = (
          20, "pennyreel_comfy.session:Run._sleep", deaf_at_the_end),
     Case("barred", SOCKET, "aborted, and each new one as well", RIGHT, 30,
          "pennyreel_comfy.session:Run._sleep", barred),
+    Case("barred as its images come", SOCKET, "aborted, and each new one, until they are lost",
+         "the right result, by a second run", 60,
+         "pennyreel_worker.execution:Execution._remedy", images_lost),
     Case("refused for a while", HTTP, "socket closed and connections cut, for 2.5 s", RIGHT, 30,
          "pennyreel_comfy.session:Run._wait", refused_for_a_while),
     Case("refused for good", HTTP, "socket closed and connections cut, ComfyUI alive",

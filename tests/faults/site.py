@@ -27,6 +27,7 @@ import requests
 import urllib3
 from typing_extensions import Self
 
+from fakes.waits import gone
 from faults import commands
 from faults.gateway import Gateway
 from pennyreel_contract import ErrorInfo, Result, new_attempt_id, parse_result
@@ -291,7 +292,7 @@ class Site:
     def kill(self, process: psutil.Process) -> None:
         """SIGKILL, and see that it is gone."""
         process.send_signal(signal.SIGKILL)
-        self.until(lambda: not process.is_running() or process.status() == "zombie", "it dies")
+        self.until(lambda: gone(process), "it dies")
 
     def runs(self, tag: str) -> int:
         """How often the pack's node of this tag has run."""

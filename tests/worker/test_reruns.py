@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from fakes.waits import eventually, gone
+from pennyreel_comfy.session import Session
 from pennyreel_contract import ErrorInfo, parse_result
 from worker.support import S3, SAVE, Bench, becomes, comfy_of, node, play, request, settings_of
 
@@ -44,6 +47,28 @@ def test_a_job_whose_comfyui_died_is_run_once_more(own: Bench, log: Path) -> Non
     assert result.artifacts
     assert "started anew" in " ".join(result.warnings)
     assert own.left() == []
+
+
+@pytest.mark.parametrize("kind", ["FakeCrash", "FakePaid"])
+def test_a_graph_that_comfyui_died_too_early_to_get_is_run_once(
+    own: Bench, log: Path, kind: str
+) -> None:
+    """It dies between the look at its state and the submit: nothing has run, or was paid for."""
+    ready, deaths = own.comfy.ready, iter([True])
+
+    def dying(*args: Any, **kwargs: Any) -> Session:
+        session = ready(*args, **kwargs)
+        if next(deaths, False):
+            child = psutil.Process(own.comfy.process.pid)
+            child.kill()
+            eventually(lambda: gone(child))
+        return session
+
+    own.comfy.ready = dying  # type: ignore[method-assign]
+    result = own.good(request({"1": node(kind, log=str(log), times=0), **SAVE}))
+    assert len(runs(log)) == 1
+    assert result.warnings == ()
+    assert result.artifacts
 
 
 def test_one_that_dies_again_is_given_up(own: Bench, log: Path) -> None:

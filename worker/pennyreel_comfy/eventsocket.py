@@ -22,6 +22,10 @@ CONNECT_S = 5.0
 QUIET_S = 20.0
 """After this long without a message the server is pinged; a ping that fails means reconnect."""
 
+RENEW_S = 0.01
+PROVE_S = 1.0
+"""How long a ping's answer is waited for where somebody waits for it."""
+
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
 # As the client's first message, it makes previews carry their prompt and node ids.
@@ -51,6 +55,7 @@ class EventSocket:
         self._closing = threading.Event()
         self._open = threading.Event()
         self._attempted = threading.Event()
+        self._heard = threading.Event()
         self._lock = threading.Lock()
         self._socket: Any = None  # websocket.WebSocket; its methods carry no types
         self._thread: threading.Thread | None = None
@@ -70,6 +75,26 @@ class EventSocket:
     def is_open(self) -> bool:
         """Whether it is connected now."""
         return self._open.is_set()
+
+    def prove(self, seconds: float) -> bool:
+        """Return whether the server answers a ping now; a connection that is cut shows by it.
+
+        One that does not answer is closed, and what opens in its place within `seconds` counts.
+        """
+        limit = time.monotonic() + seconds
+        while (left := limit - time.monotonic()) > 0 and not self._closing.is_set():
+            if not self._open.wait(left):
+                break
+            with self._lock:
+                current = self._socket
+            self._heard.clear()
+            with contextlib.suppress(OSError, websocket.WebSocketException):
+                current.ping()
+                if self._heard.wait(min(left, PROVE_S)) and self._open.is_set():
+                    return True
+            _cut(current)
+            self._closing.wait(RENEW_S)  # its reader has to notice first
+        return False
 
     def close(self) -> None:
         """Close the connection and end the reader."""
@@ -98,7 +123,6 @@ class EventSocket:
                 self._on_reconnect()
             connected_before = True
             self._read()
-            self._open.clear()
 
     def _connect(self) -> None:
         fresh: Any = websocket.WebSocket(enable_multithread=True)
@@ -136,6 +160,8 @@ class EventSocket:
                     current.ping()
                     continue
                 pinged = 0.0
+                if opcode == websocket.ABNF.OPCODE_PONG:
+                    self._heard.set()
                 if opcode == websocket.ABNF.OPCODE_CLOSE:
                     return
                 if opcode not in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
@@ -148,6 +174,7 @@ class EventSocket:
         except (OSError, websocket.WebSocketException):
             return
         finally:
+            self._open.clear()
             current.shutdown()
 
 

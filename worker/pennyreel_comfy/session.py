@@ -48,6 +48,10 @@ ASK_S = 10.0
 """Of one call that asks how a job is: then its deadline is looked at again."""
 
 HEAR_S = 2.0
+PROVE_S = 5.0
+"""How long a job whose images come by websocket waits for a connection that works."""
+
+_BY_SOCKET = "SaveImageWebsocket"
 
 Listener = Callable[[Event], None]
 
@@ -119,6 +123,8 @@ class Session:
 
         """
         self._socket.start()
+        if _by_socket(graph):  # what is sent on a dead connection is lost
+            self._socket.prove(PROVE_S)
         run = Run(self, graph, prompt_id or str(uuid.uuid4()), listener)
         with self._lock:
             self._runs[run.prompt_id] = run
@@ -217,8 +223,25 @@ class Run:
         self._generation = session.generation
         self._node: str | None = None
         self._problem: PennyreelError | None = None
+        self._announced = dict.fromkeys(_by_socket(graph), 1)
         self._changed = threading.Condition()
         self._look = False
+
+    @property
+    def images_lost(self) -> bool:
+        """Whether images that come by websocket alone were sent while it was broken.
+
+        An output that ComfyUI dropped is none: see `warnings`.
+        """
+        if self._session.generation == self._generation and self._session.connected:
+            return False
+        errors = [e for e in self.node_errors.values() if isinstance(e, Mapping)]
+        dropped = {n for e in errors for n in e.get("dependent_outputs") or ()}
+        return any(
+            sum(image.node == node for image in self.images) < count
+            for node, count in self._announced.items()
+            if node not in dropped
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -235,6 +258,8 @@ class Run:
             self.started = True
         if isinstance(event, Executing):
             self._node = event.node
+        if isinstance(event, NodeSteps) and event.node in self._announced:
+            self._announced[event.node] = int(event.max)  # it counts its images
         if isinstance(event, Image):
             self._keep(event)
         if self._listener is not None and not self.ended:
@@ -342,8 +367,7 @@ class Run:
 
     def _hear_out(self, deadline: Deadline) -> None:
         """Wait for the end's announcement where outputs come over the websocket before it."""
-        classes = {str(node.get("class_type")) for node in self.graph.values()}
-        if "SaveImageWebsocket" not in classes:
+        if not _by_socket(self.graph):
             return
         limit = time.monotonic() + deadline.left(HEAR_S)
         with self._changed:
@@ -396,9 +420,14 @@ class Run:
 
     def _keep(self, image: Image) -> None:
         node = image.node or self._node
-        class_type = self.graph.get(node, {}).get("class_type") if node else None
-        if class_type == "SaveImageWebsocket":
+        if node in _by_socket(self.graph):
             self.images.append(Image(image.mime, image.data, self.prompt_id, node))
+
+
+def _by_socket(graph: Mapping[str, Any]) -> list[str]:
+    """Return the nodes whose images are sent by websocket, and are nowhere else."""
+    nodes = graph.items() if isinstance(graph, Mapping) else ()  # ComfyUI refuses what is no graph
+    return [n for n, v in nodes if isinstance(v, Mapping) and v.get("class_type") == _BY_SOCKET]
 
 
 def _outcome(entry: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """A graph on the GPU: once, or once more where ComfyUI was at fault; never twice with paid nodes.
 
+gone before it had the graph              ComfyUI is started anew; the graph has not run yet
 crashed, hung, poisoned by a CUDA error   ComfyUI is started anew, and the graph run again, once
+images lost with the websocket            the graph is run again, once
 out of GPU memory                         models are unloaded and it is run again; then ComfyUI
                                           is started in its low-memory mode for this kind of job
 deadline passed, cancelled                ComfyUI is made to stop it, or is replaced
@@ -111,6 +113,16 @@ class Execution:
             )
 
     def _once(self, turn: Turn) -> tuple[dict[str, Any], Run]:
+        try:
+            return self._submit(turn)
+        except _NeverSentError as never:
+            log.warning("%s", never.problem, extra={"job": self.job_id})
+        try:
+            return self._submit(turn)
+        except _NeverSentError as again:
+            raise again.problem from None
+
+    def _submit(self, turn: Turn) -> tuple[dict[str, Any], Run]:
         session = self._session = self.comfy.ready(self.deadline, self.cancel, kind=self.kind)
         self._began = time.monotonic()  # its start is no measure of how long the graph takes
 
@@ -119,24 +131,38 @@ class Execution:
             if isinstance(event, Succeeded):
                 turn.leave()  # what is left to do needs no GPU
 
-        with self.comfy.busy():
-            self.sent = True
-            self.prompts.append(str(uuid.uuid4()))
+        with contextlib.ExitStack() as stack:
             try:
-                run = session.submit(
-                    self.graph,
-                    prompt_id=self.prompts[-1],
-                    extra_data={"api_key_comfy_org": self.api_key} if self.api_key else None,
-                    listener=listen,
-                )
-            except (OutcomeUnknown, Unavailable) as problem:
-                raise self._stopped_answering(str(problem)) from None
+                stack.enter_context(self.comfy.busy())
+            except PennyreelError as problem:  # it has died since
+                raise _NeverSentError(problem) from None
+            run = self._post(session, listen)
             return self._wait(session, run), run
+
+    def _post(self, session: Session, listen: Callable[[Event], None]) -> Run:
+        """Hand the graph to ComfyUI."""
+        former, self.sent = self.sent, True
+        self.prompts.append(str(uuid.uuid4()))
+        try:
+            return session.submit(
+                self.graph,
+                prompt_id=self.prompts[-1],
+                extra_data={"api_key_comfy_org": self.api_key} if self.api_key else None,
+                listener=listen,
+            )
+        except Unavailable as problem:
+            self.sent = former
+            raise _NeverSentError(self._stopped_answering(str(problem))) from None
+        except OutcomeUnknown as problem:
+            raise self._stopped_answering(str(problem)) from None
 
     def _wait(self, session: Session, run: Run) -> dict[str, Any]:
         """Wait for the run; whatever its end, ComfyUI keeps nothing of it and works on nothing."""
         try:
-            return run.wait(self.deadline, self.cancel, stall_s=self.stall_s)
+            entry = run.wait(self.deadline, self.cancel, stall_s=self.stall_s)
+            if run.images_lost:
+                raise error(Code.OUTPUT_MISSING, "the websocket broke while images came by it")
+            return entry
         except (JobCancelled, JobTimeout) as problem:
             if problem.info.detail.get("confirmed_stopped") is False or _still_there(session, run):
                 self.comfy.condemn(f"did not stop work on {run.prompt_id}", session)
@@ -161,6 +187,8 @@ class Execution:
         if self.paid or self.cancel.cancelled:
             return None
         wanted = _FREE if problem.code == Code.OUT_OF_MEMORY.value else None
+        if problem.code == Code.OUTPUT_MISSING.value:
+            wanted = _RESEND
         if problem.code in _RESTARTED or problem.info.detail.get("cause") == Kind.OUT_OF_RAM.value:
             wanted = _RESTART  # less memory on the GPU would mean more of the machine's
         if wanted == _FREE and _FREE in tried:
@@ -173,14 +201,23 @@ class Execution:
         elif remedy == _RESTART:
             if self._session is not None:  # dead, it is started anew in any case
                 self.comfy.condemn("has to be started anew", self._session)
-        else:
+        elif remedy == _FREE:
             with contextlib.suppress(PennyreelError):
                 self.comfy.ready(self.deadline, self.cancel, kind=self.kind).http.free()
 
 
 _RESTART = "ComfyUI was started anew"
+_RESEND = "its images were lost with the connection"
 _FREE = "ComfyUI's models were unloaded"
 _SMALLER = "ComfyUI was started in its low-memory mode"
+
+
+class _NeverSentError(Exception):
+    """ComfyUI was gone before it had the graph: nothing ran."""
+
+    def __init__(self, problem: PennyreelError) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
 
 
 def _still_there(session: Session, run: Run) -> bool:

@@ -440,9 +440,10 @@ def _lost_images(job: _Following, entry: Mapping[str, Any]) -> tuple[str, ...]:
     """Warn of what only the submitting process could have received."""
     prompt: Any = entry.get("prompt") or ()
     graph = prompt[2] if len(prompt) > 2 and isinstance(prompt[2], dict) else {}
-    if not job.run.images and any(
+    none = not job.run.images and any(
         isinstance(n, dict) and n.get("class_type") == _SOCKET_OUTPUT for n in graph.values()
-    ):
+    )
+    if none or job.run.images_lost:
         return (f"{_SOCKET_OUTPUT} sent its images to nobody: they are lost; use SaveImage",)
     return ()
 
