@@ -184,7 +184,7 @@ class Execution:
 
     def _remedy(self, problem: PennyreelError, tried: list[str]) -> str | None:
         """Return what to do before the graph is run again, or None where it is not."""
-        if self.paid or self.cancel.cancelled:
+        if self.paid or self.cancel.cancelled or problem.code == Code.COMFY_START_FAILED.value:
             return None
         wanted = _FREE if problem.code == Code.OUT_OF_MEMORY.value else None
         if problem.code == Code.OUTPUT_MISSING.value:
