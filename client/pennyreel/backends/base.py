@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from pennyreel.config import Settings
 from pennyreel.errors import Code, error
+from pennyreel.need import Abilities, Need, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, JobEvent, Sink
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -23,8 +24,29 @@ OnEvent = Callable[[JobEvent], None]
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A job as a backend without ComfyUI takes it. None = as the backend likes it."""
+
+    text: str = field(repr=False)
+    kind: str = "video"
+    negative: str | None = field(default=None, repr=False)
+    width: int | None = None
+    height: int | None = None
+    seconds: float | None = None
+    frames: int | None = None
+    fps: float | None = None
+    format: str | None = None
+    image: Source | None = None
+    audio: bool = False
+
+
+@dataclass(frozen=True)
 class Work:
-    """One job, ready to be sent: its graph is whole and names its files."""
+    """One job, ready to be sent: its graph is whole and names its files.
+
+    A job that is a prompt has it beside the graph that a ComfyUI runs for it; a job that is a
+    graph has no prompt. `need` says what both require.
+    """
 
     attempt_id: str
     graph: Mapping[str, Any] = field(repr=False)
@@ -35,6 +57,8 @@ class Work:
     timeout_s: float | None = None
     preview: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    prompt: Prompt | None = None
+    need: Need = field(default_factory=lambda: Need(workflow=True))
 
     def request(self, inputs: tuple[InputFile, ...] = ()) -> JobRequest:
         """Return the request for the wire; raises pydantic's ValidationError."""
@@ -72,6 +96,25 @@ class Backend(Protocol):
 
         Raises:
             SetupNeeded: something is not configured, saying what and how.
+
+        """
+
+    def abilities(self) -> Abilities:
+        """Return what it can do, as far as is known without asking it."""
+
+    def usage(self, need: Need) -> Usage:
+        """Return what such a job would be billed for."""
+
+    def billed(self, need: Need, result: Result) -> Usage:
+        """Return what a job that ended so was billed for."""
+
+    def lookup(self, attempt_id: str) -> Handle | None:
+        """Return the handle of an attempt whose submit had no answer; None: it was not accepted.
+
+        Only where `abilities().looks_up`.
+
+        Raises:
+            OutcomeUnknown: it cannot be told (yet).
 
         """
 
