@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from urllib3.util import connection
 
 from pennyreel_comfy.addresses import parse, resolve
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -100,12 +101,15 @@ def test_a_checked_address_is_the_one_that_is_gone_to(
 ) -> None:
     answering(monkeypatch, "93.184.216.34")
     gone_to: list[tuple[str, int]] = []
+    real, this = connection.create_connection, threading.get_ident()
 
-    def connect(place: tuple[str, int], *_: Any, **__: Any) -> socket.socket:
+    def connect(place: tuple[str, int], *rest: Any, **more: Any) -> socket.socket:
+        if threading.get_ident() != this:  # another test's ComfyUI is spoken to meanwhile
+            return real(place, *rest, **more)
         gone_to.append(place)
         raise OSError
 
-    monkeypatch.setattr("urllib3.util.connection.create_connection", connect)
+    monkeypatch.setattr(connection, "create_connection", connect)
     with pytest.raises(PennyreelError) as caught:
         open_store("https://bucket.example", allow_hosts=()).get_json("x")
     assert caught.value.code == "storage_failed"
