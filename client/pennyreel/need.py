@@ -21,6 +21,8 @@ class Need:
     """It is a ComfyUI graph; else a prompt, which a ComfyUI runs by `template`."""
     template: str | None = None
     """The graph that a ComfyUI runs for it, by name."""
+    no_template: str = ""
+    """Why no template can do it, where it is a prompt without one."""
     width: int | None = None
     height: int | None = None
     seconds: float | None = None
@@ -106,7 +108,7 @@ def misfits(need: Need, able: Abilities) -> Iterator[str]:
     if need.workflow and not able.workflows:
         yield "runs no ComfyUI workflows"
     if not need.workflow and not able.prompts and not (able.workflows and need.template):
-        yield "takes no bare prompt"
+        yield need.no_template or "takes no bare prompt"
     if need.width and need.height and able.sizes and (need.width, need.height) not in able.sizes:
         yield f"makes no {need.width}x{need.height}"
     for name, wanted, span in (

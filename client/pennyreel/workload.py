@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pydantic import JsonValue, ValidationError
 
-from pennyreel import _http, sources
+from pennyreel import _http, needs, sources
 from pennyreel.backends.base import Work
 from pennyreel.config import well_formed
 from pennyreel.errors import Code, JobTimeout, PennyreelError, error
@@ -58,7 +58,7 @@ def build(order: Order, *, attempt_id: str | None = None) -> Work:
     named: dict[str, Source] = {}
     loaded = _load(order.workflow, Deadline(order.timeout_s))
     models: tuple[ModelNeed, ...] = ()
-    seed = order.seed
+    seed, need = order.seed, None
     if isinstance(loaded, Template):
         values, named = _parameters(loaded, order)
         rendered = loaded.render(values)
@@ -67,8 +67,9 @@ def build(order: Order, *, attempt_id: str | None = None) -> Work:
             ModelNeed(folder=m.folder, name=m.name, url=m.url, sha256=m.sha256)
             for m in rendered.models
         )
-        drawn = rendered.parameters.get(_seed_parameter(loaded) or "")
+        drawn = rendered.parameters.get(seed_parameter(loaded) or "")
         seed = seed if seed is not None or not isinstance(drawn, int) else drawn
+        need = needs.of_template(loaded, rendered, seed=order.seed is not None)
     else:
         graph = graphs.parse(loaded)
         if order.parameters or order.parameters_text:
@@ -84,7 +85,9 @@ def build(order: Order, *, attempt_id: str | None = None) -> Work:
     if seed is not None and order.seed is not None:
         graph, _ = graphs.set_seed(graph, seed)
     graph, files = _place_inputs(graph, order.inputs, named)
-    return _work(order, graph, files, models, seed, attempt_id or new_attempt_id())
+    need = need or needs.of_graph(graph, seed=order.seed is not None, files=bool(files))
+    work = _work(order, graph, files, models, seed, attempt_id or new_attempt_id())
+    return replace(work, need=need)
 
 
 def _work(
@@ -191,7 +194,7 @@ class _Memory:
 def _parameters(template: Template, order: Order) -> tuple[dict[str, JsonValue], dict[str, Source]]:
     """Merge the parameters; those of type image may be given as files."""
     values = {**template.parse(order.parameters_text), **order.parameters}
-    seed_name = _seed_parameter(template)
+    seed_name = seed_parameter(template)
     if order.seed is not None and seed_name is not None:
         values.setdefault(seed_name, order.seed)
     named: dict[str, Source] = {}
@@ -205,7 +208,8 @@ def _parameters(template: Template, order: Order) -> tuple[dict[str, JsonValue],
     return values, named
 
 
-def _seed_parameter(template: Template) -> str | None:
+def seed_parameter(template: Template) -> str | None:
+    """Return the name of a template's seed, if it has one."""
     return next((n for n, p in template.parameters.items() if p.type == "seed"), None)
 
 

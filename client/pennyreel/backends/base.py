@@ -9,7 +9,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from pennyreel.config import Settings
@@ -76,7 +76,11 @@ class Work:
 
     def digest(self) -> str:
         """Return a sha256 that tells this request from another; the attempt's id is left out."""
-        body = self.request().model_dump(mode="json", exclude={"attempt_id"})
+        if self.graph:
+            body = self.request().model_dump(mode="json", exclude={"attempt_id"})
+        else:
+            wishes = {f.name: getattr(self.prompt, f.name, None) for f in fields(Prompt)}
+            body = {**wishes, "image": None, "seed": self.seed}  # the image is one of the files
         files = [s.digest() for s in self.sources]
         text = json.dumps([body, files], sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,74 @@
+"""What a graph, or a template's graph, requires of the server that runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pennyreel.need import Need
+from pennyreel_comfy import graph as graphs
+from pennyreel_comfy.templates import Rendered, Template
+
+_KINDS = (
+    ("video", ("video", "webm", "animated", "vhs_")),
+    ("audio", ("audio",)),
+    ("model3d", ("glb", "3d")),
+)
+"""Words in the class names of output nodes, and what those nodes make."""
+
+
+def of_template(template: Template, rendered: Rendered, *, seed: bool = False) -> Need:
+    """Return what a template needs with these parameters; `seed`: one was asked for."""
+    values = rendered.parameters
+    packs = tuple(pack.name for pack in template.needs.node_packs)
+    return Need(
+        kind=rendered.kind,
+        workflow=True,
+        template=template.name,
+        seed=seed,
+        steps=_whole(values.get("steps")),
+        models=tuple((m.folder, m.name) for m in rendered.models),
+        node_packs=packs,
+        vram_min_bytes=template.needs.vram_min_bytes or None,
+        vram_good_bytes=template.needs.vram_comfortable_bytes or None,
+        profile=template.name,
+        size=_size(template, values),
+    )
+
+
+def of_graph(graph: Mapping[str, Any], *, seed: bool = False, files: bool = False) -> Need:
+    """Return what a stranger's graph needs, as far as its nodes' names tell."""
+    classes = sorted(str(node.get("class_type")) for node in graph.values())
+    named = hashlib.sha256("\n".join(classes).encode("utf-8", "replace")).hexdigest()[:12]
+    return Need(
+        kind=_kind(dict(graph)),
+        workflow=True,
+        image_input=files,
+        lora=any("Lora" in name for name in classes),
+        seed=seed,
+        profile=f"graph-{named}",
+    )
+
+
+def _kind(graph: dict[str, Any]) -> str:
+    outputs = [str(graph[n].get("class_type")).lower() for n in graphs.output_candidates(graph)]
+    for kind, words in _KINDS:
+        if any(word in name for name in outputs for word in words):
+            return kind
+    return "image"
+
+
+def _size(template: Template, values: Mapping[str, Any]) -> float:
+    """Return the work as a multiple of that with the defaults: time is linear in each."""
+    factors = []
+    for name in template.cost.scales_with if template.cost else ():
+        usual, value = template.parameters[name].default, values.get(name)
+        if isinstance(usual, (int, float)) and isinstance(value, (int, float)) and usual:
+            factors.append(value / usual)
+    return math.prod(factors)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None
