@@ -47,7 +47,7 @@ class AppleProbe:
         virtual = "virtual" in chip.lower()
         return [
             Device(
-                name=chip[:80] or "Apple GPU",
+                name=chip or "Apple GPU",
                 vendor=APPLE,
                 kind=INTEGRATED,
                 memory_total_bytes=most,

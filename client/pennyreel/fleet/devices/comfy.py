@@ -60,7 +60,7 @@ class ComfyProbe:
 
     def _device(self, entry: Mapping[str, Any]) -> Device:
         kind = str(entry.get("type", "")).lower()
-        name = (_NAME.fullmatch(str(entry.get("name", ""))) or {"name": ""})["name"][:80]
+        name = (_NAME.fullmatch(str(entry.get("name", ""))) or {"name": ""})["name"]
         total, free = _size(entry.get("vram_total")) or None, _size(entry.get("vram_free"))
         if kind == CPU:
             return self._make("processor", OTHER, CPU, None, None, None, entry)

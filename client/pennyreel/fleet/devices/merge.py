@@ -34,7 +34,7 @@ _SAME = 0.08
 def merge(found: Iterable[Device]) -> tuple[Device, ...]:
     """Return each GPU once: those that a ComfyUI runs on first, then the larger ones."""
     groups: list[list[Device]] = []
-    for device in sorted(found, key=lambda d: _ORDER.index(d.source)):
+    for device in sorted(map(_sane, found), key=lambda d: _ORDER.index(d.source)):
         group = _group(device, groups)
         if group is None:
             groups.append([device])
@@ -53,6 +53,26 @@ def doubts(devices: Iterable[Device]) -> Iterator[str]:
         if device.kind == CPU and device.comfyui:
             where = f" at {device.host}" if device.host else ""
             yield f"the ComfyUI{where} runs on the processor"
+
+
+def _sane(device: Device) -> Device:
+    """Return a device without what cannot be: no source is believed in that."""
+    total, free = _size(device.memory_total_bytes), device.memory_free_bytes
+    load = device.utilisation_percent
+    return replace(
+        device,
+        # A name goes to a terminal; one with control characters would write there at will.
+        name="".join(c for c in device.name if c.isprintable())[:80].strip(),
+        memory_total_bytes=total,
+        memory_free_bytes=None if free is None or free < 0 else min(free, total or free),
+        shared_bytes=_size(device.shared_bytes),
+        utilisation_percent=load if load is not None and 0 <= load <= 100 else None,
+        driver="".join(c for c in device.driver if c.isprintable())[:60],
+    )
+
+
+def _size(size: int | None) -> int | None:
+    return size if size is not None and 0 < size < 1 << 50 else None
 
 
 def _group(device: Device, groups: Sequence[list[Device]]) -> list[Device] | None:

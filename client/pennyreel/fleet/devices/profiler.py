@@ -47,7 +47,7 @@ class ProfilerProbe:
         # "VRAM (Dynamic, Max)" is a share of the RAM, so that of graphics inside the processor.
         inside = is_integrated(vendor, name) or any(k.startswith("VRAM (Dynamic") for k in told)
         return Device(
-            name=name[:80],
+            name=name,
             vendor=vendor,
             kind=INTEGRATED if inside else DISCRETE,
             memory_total_bytes=None if inside else total,

@@ -54,7 +54,7 @@ class RegistryProbe:
         inside = is_integrated(vendor, name)
         total = _size(values.get(MEMORY))
         return Device(
-            name=name[:80],
+            name=name,
             vendor=vendor,
             kind=INTEGRATED if inside else DISCRETE,
             memory_total_bytes=total,
@@ -62,7 +62,7 @@ class RegistryProbe:
             source=self.name,
             # Drivers leave their entry behind when a card goes.
             confidence=LOW if total is None else MEDIUM,
-            driver=_text(values, "DriverVersion")[:40],
+            driver=_text(values, "DriverVersion"),
         )
 
 

@@ -74,13 +74,12 @@ class SmiProbe:
 
     def _device(self, row: Sequence[str]) -> Device:
         index, total, free, load, driver, bus, name = (cell.strip() for cell in row)
-        percent = number(load)
         found = Device(
-            name=name[:80] or "NVIDIA GPU",
+            name=name or "NVIDIA GPU",
             vendor=NVIDIA,
             kind=DISCRETE,
             unified=False,
-            utilisation_percent=percent if percent is not None and percent <= 100 else None,
+            utilisation_percent=number(load),
             index=number(index),
             source=self.name,
             confidence=HIGH,

@@ -54,7 +54,7 @@ class SysfsProbe:
             return None
         told = _lines(read(folder / "uevent"))
         bus = bus_of(told.get("PCI_SLOT_NAME"))
-        name, driver = self._name(folder, vendor), told.get("DRIVER", "")[:40]
+        name, driver = self._name(folder, vendor), told.get("DRIVER", "")
         if vendor == AMD:
             return _amd(folder, name, driver, bus)
         if vendor == INTEL:
@@ -69,7 +69,7 @@ class SysfsProbe:
         title = _TITLES[vendor]
         name = read(folder / "product_name") or known
         if name:
-            return name[:80] if name.lower().startswith(title.lower()) else f"{title} {name[:80]}"
+            return name if name.lower().startswith(title.lower()) else f"{title} {name}"
         return f"{title} GPU" if number is None else f"{title} GPU {number:#06x}"
 
 
@@ -85,7 +85,7 @@ def _amd(folder: Path, name: str, driver: str, bus: str) -> Device:
         memory_free_bytes=None if total is None or used is None else max(0, total - used),
         shared_bytes=shared,
         unified=inside,
-        utilisation_percent=_percent(read_int(folder / "gpu_busy_percent")),
+        utilisation_percent=read_int(folder / "gpu_busy_percent"),
         source="sysfs",
         confidence=LOW if total is None else HIGH,
         driver=driver,
@@ -128,10 +128,6 @@ def _intel(folder: Path, name: str, driver: str, bus: str) -> Device:
         driver=driver,
         bus=bus,
     )
-
-
-def _percent(value: int | None) -> int | None:
-    return value if value is not None and value <= 100 else None
 
 
 def _lines(text: str | None) -> Mapping[str, str]:
