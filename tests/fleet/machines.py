@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +156,37 @@ class Told:
 
 
 FAILED = ProbeFailed("it does not work")
+
+
+@contextmanager
+def server(answer: Callable[[], tuple[int, object]]) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """An HTTP server on loopback that answers each GET with a status and JSON.
+
+    Yields its URL and the headers of each request. It is the standard library's, since this runs
+    on Windows, too, where the other tests' servers do not.
+    """
+    seen: list[dict[str, str]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(dict(self.headers))
+            status, body = answer()
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            with suppress(OSError):  # who asked may have left
+                self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    here = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=lambda: here.serve_forever(poll_interval=0.01))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{here.server_address[1]}", seen
+    finally:
+        here.shutdown()
+        here.server_close()
+        thread.join(10)

@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from client.support import Reply, Scripted
-from fleet.machines import load
+from fleet.machines import load, server
 from pennyreel.cli.app import run
 
 COMFY = load("comfyui")
@@ -27,8 +27,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("PENNYREEL_HOME", str(tmp_path))
     monkeypatch.setenv("PENNYREEL_CONFIG", os.devnull)
-    with Scripted(lambda _: Reply()) as gone:
-        url = gone.url
+    with server(lambda: (200, {})) as (url, _):
+        pass
     monkeypatch.setenv("PENNYREEL_COMFYUI_URL", url)
 
 
@@ -83,8 +83,8 @@ class TestComfyui:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         body = {"system": {}, "devices": COMFY["rtx_3090"]["devices"]}
-        with Scripted(lambda _: Reply(body=body)) as server:
-            monkeypatch.setenv("PENNYREEL_COMFYUI_URL", server.url)
+        with server(lambda: (200, body)) as (url, _):
+            monkeypatch.setenv("PENNYREEL_COMFYUI_URL", url)
             told = self.told(capsys)
         (mine,) = (d for d in told["devices"] if d["comfyui"])
         assert (mine["name"], mine["source"]) == ("NVIDIA GeForce RTX 3090", "comfyui")
@@ -94,29 +94,29 @@ class TestComfyui:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("PENNYREEL_COMFYUI_AUTH", "Bearer canary-4711")
-        with Scripted(lambda _: Reply(status=401)) as server:
-            monkeypatch.setenv("PENNYREEL_COMFYUI_URL", server.url)
+        with server(lambda: (401, {})) as (url, seen):
+            monkeypatch.setenv("PENNYREEL_COMFYUI_URL", url)
             told = self.told(capsys)
-            assert [r.headers["Authorization"] for r in server.requests] == ["Bearer canary-4711"]
+        assert [headers["Authorization"] for headers in seen] == ["Bearer canary-4711"]
         assert [p for p in told["problems"] if p.startswith("comfyui: ") and "401" in p]
         assert "canary" not in json.dumps(told)
 
     def test_one_that_hangs_is_left_behind(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        import threading
-
         leave = threading.Event()
 
-        def hang(_: object) -> Reply:
+        def hang() -> tuple[int, object]:
             leave.wait(30)
-            return Reply(body={"system": {}, "devices": []})
+            return 200, {"system": {}, "devices": []}
 
-        with Scripted(hang) as server:
-            monkeypatch.setenv("PENNYREEL_COMFYUI_URL", server.url)
+        with server(hang) as (url, seen):
+            monkeypatch.setenv("PENNYREEL_COMFYUI_URL", url)
             told = self.told(capsys)
             leave.set()
+        assert seen
         assert told["took_s"] < 2
+        assert [p for p in told["problems"] if p.startswith("comfyui")]
         assert not [d for d in told["devices"] if d["comfyui"]]
 
 

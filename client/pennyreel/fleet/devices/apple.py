@@ -35,7 +35,8 @@ class AppleProbe:
         """Return the GPU of Apple's chip; raises NotHere on a Mac with Intel's."""
         told = parse(self._run([SYSCTL, "-i", *NAMES]))
         chip = told.get("machdep.cpu.brand_string", "")
-        # Under Rosetta Python itself believes that it runs on Intel's; these two know better.
+        # Under Rosetta Python itself believes that it runs on Intel's. UNVERIFIED: sysctl, which
+        # Python starts, tells 1 then; hw.optional.arm64 tells the chip either way.
         translated = told.get("sysctl.proc_translated") == "1"
         if not (translated or told.get("hw.optional.arm64") == "1" or chip.startswith("Apple")):
             raise NotHere("Apple's GPU")

@@ -49,7 +49,8 @@ class ComfyProbe:
         try:
             told = self._stats().get("devices")
         except Unavailable as problem:
-            if problem.retryable:
+            # Refused means that none runs; one that took the question and is silent does.
+            if problem.retryable and not problem.info.detail.get("silent"):
                 raise NotHere(str(problem)) from None
             raise ProbeFailed(str(problem)) from None
         except PennyreelError as problem:
