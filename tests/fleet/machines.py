@@ -112,6 +112,7 @@ class Nvml:
         return len(self._gpus)
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> Mapping[str, Any]:  # noqa: N802
+        _raise(self._gpus[index].get("handle_error"))
         return self._gpus[index]
 
     def nvmlDeviceGetName(self, handle: Mapping[str, Any]) -> object:  # noqa: N802

@@ -71,7 +71,7 @@ class TestTime:
         self, gate: threading.Event
     ) -> None:
         late = Told("nvml", lambda: gate.wait() and [CARD])
-        looking = Detector([late], ram, limit_s=0.3)
+        looking = Detector([late], ram, limit_s=0.5)
         assert looking.detect().silent == ("nvml",)
         assert looking.detect().silent == ("nvml",)
         assert late.asked == 1
@@ -155,7 +155,7 @@ class TestOverride:
     def test_what_is_of_no_such_form_is_told_and_passed_over(self, text: str) -> None:
         found = Detector([Told("nvml", [CARD])], ram, text).detect()
         assert found.devices == (CARD,)
-        assert found.problems[0].startswith("PENNYREEL_DEVICES is passed over: ")
+        assert found.problems[0].startswith("devices (PENNYREEL_DEVICES) is passed over: ")
 
     def test_the_setting_and_the_argument(self, tmp_path: Path) -> None:
         environ = {"PENNYREEL_DEVICES": "RTX 3090:24GB", "PENNYREEL_HOME": str(tmp_path)}

@@ -69,7 +69,7 @@ def test_a_word_that_is_not_understood_is_noted_on_stderr(
 ) -> None:
     monkeypatch.setenv("PENNYREEL_DEVICES", "RTX:24:GB")
     assert run(["devices"]) == 0
-    assert "note: PENNYREEL_DEVICES is passed over" in capsys.readouterr().err
+    assert "note: devices (PENNYREEL_DEVICES) is passed over" in capsys.readouterr().err
 
 
 class TestComfyui:

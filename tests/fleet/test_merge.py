@@ -66,7 +66,7 @@ def test_a_card_that_only_a_list_names_is_left_out_where_nvidias_tool_answers() 
 def test_a_card_whose_driver_does_not_answer_is_told_of() -> None:
     (found,) = merge([sysfs(driver="nouveau")])
     (doubt,) = doubts([found])
-    assert "driver does not answer (it uses nouveau)" in doubt
+    assert "driver does not answer (driver: nouveau)" in doubt
     assert list(doubts(merge([nvml(), sysfs()]))) == []
 
 

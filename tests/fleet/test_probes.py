@@ -64,6 +64,12 @@ class TestNvml:
         assert (found.memory_total_bytes, found.unified) == (None, False)
         assert found.confidence == "low"
 
+    def test_a_card_that_fell_off_its_bus_does_not_take_the_others_along(self) -> None:
+        lost = {"handle_error": pynvml.NVML_ERROR_GPU_IS_LOST}
+        first, second = NvmlProbe(lambda: Nvml([lost, {**RTX_5090, "bus": ""}]), ram).look()
+        assert (first.memory_total_bytes, first.confidence) == (None, "low")
+        assert (second.index, second.memory_total_bytes) == (1, 32607 * MIB)
+
     def test_a_load_that_the_gpu_does_not_tell_is_none(self) -> None:
         nvml = Nvml([{**RTX_5090, "bus": "", "busy_error": pynvml.NVML_ERROR_NOT_SUPPORTED}])
         (found,) = NvmlProbe(lambda: nvml, ram).look()

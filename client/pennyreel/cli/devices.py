@@ -101,7 +101,9 @@ def _lines(found: Devices) -> Iterator[str]:
 
 def _row(device: Device) -> tuple[str, str, str, str, str, str]:
     memory = _memory(device.memory_free_bytes, device.memory_total_bytes)
-    if device.shared_bytes and device.vendor == "amd":
+    if device.memory_total_bytes is None and device.unified:
+        memory = "some of the RAM"
+    elif device.shared_bytes and device.vendor == "amd":
         memory += f" + {_gb(device.shared_bytes)} GB shared"
     elif device.unified:
         memory += " of the RAM"

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pennyreel.fleet.devices import override
 from pennyreel.fleet.devices.merge import doubts, merge
@@ -19,7 +19,7 @@ from pennyreel.fleet.devices.model import Device, Devices, Host
 from pennyreel.fleet.devices.outside import NotHere, ProbeFailed
 
 LIMIT_S = 2.0
-_MARGIN_S = 0.25
+_MARGIN_S = 0.4
 """Kept back from the limit for starting threads, merging, and a machine that is busy."""
 
 T = TypeVar("T")
@@ -92,20 +92,29 @@ class Detector:
         began = time.monotonic()
         problems: list[str] = []
         given = self._given(problems)
-        looks = self._looks if given is None else []
-        for look in looks:
-            look.start()
-        self._host.start()
+        asked = [(k.name, k.start()) for k in (self._looks if given is None else [])]
+        host = self._host.start()
         end = began + self._limit_s - _MARGIN_S
-        found: list[Device] = []
-        silent: list[str] = []
-        for look in looks:
-            found += look.collect(end, problems, silent, self._limit_s) or []
-        host = self._host.collect(end, problems, [], self._limit_s) or Host()
+        found = [d for name, answer in asked for d in self._wait(name, answer, end, problems) or ()]
+        known = self._wait(self._host.name, host, end, problems) or Host()
         devices = merge(found) if given is None else given
-        problems += doubts(devices)
-        took = time.monotonic() - began
-        return Devices(devices, host, took, tuple(problems), tuple(silent))
+        return Devices(
+            devices=devices,
+            host=known,
+            took_s=time.monotonic() - began,
+            problems=(*problems, *doubts(devices)),
+            silent=tuple(name for name, answer in asked if not answer.done.is_set()),
+        )
+
+    def _wait(self, name: str, answer: _Answer[T], end: float, problems: list[str]) -> T | None:
+        """Return the answer; None where there is none by then, having noted why."""
+        if not answer.done.wait(max(0.0, end - time.monotonic())):
+            limit = f"{self._limit_s:g} s"
+            problems.append(f"{name} did not answer within {limit} and was left behind")
+            return None
+        if answer.failure:
+            problems.append(f"{name}: {answer.failure}")
+        return answer.value
 
     def _given(self, problems: list[str]) -> tuple[Device, ...] | None:
         if self._wanted is None or not self._wanted.strip():
@@ -113,60 +122,55 @@ class Detector:
         try:
             devices = override.parse(self._wanted)
         except ValueError as problem:
-            problems.append(f"PENNYREEL_DEVICES is passed over: {problem}")
+            problems.append(f"devices (PENNYREEL_DEVICES) is passed over: {problem}")
             return None
         return tuple(replace(d, index=i) for i, d in enumerate(devices))
 
 
-class _Look(Generic[T]):
-    """One question in a thread of its own."""
+class _Answer(Generic[T]):
+    """What one question in its thread comes to."""
 
-    def __init__(self, name: str, ask: Callable[[], T]) -> None:
-        self.name = name
-        self._ask = ask
-        self._lock = threading.Lock()
-        self._done: threading.Event | None = None
-        self._answer: Any = None
-        self._failure = ""
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.value: T | None = None
+        self.failure = ""
 
-    def start(self) -> None:
-        """Ask, unless the former question still hangs."""
-        with self._lock:
-            if self._done is not None and not self._done.is_set():
-                return
-            self._done, self._answer, self._failure = threading.Event(), None, ""
-            # Daemon: a probe that hangs must not keep the program from ending.
-            thread = threading.Thread(
-                target=self._run, args=(self._done,), name=f"pennyreel-{self.name}", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads, or the interpreter is ending
-                self._failure = "it could not be started"
-                self._done.set()
-
-    def collect(
-        self, end: float, problems: list[str], silent: list[str], limit_s: float
-    ) -> T | None:
-        """Return the answer; None where there is none by then, having noted why."""
-        done = self._done
-        if done is None or not done.wait(max(0.0, end - time.monotonic())):
-            problems.append(f"{self.name} did not answer within {limit_s:g} s and was left behind")
-            silent.append(self.name)
-            return None
-        if self._failure:
-            problems.append(f"{self.name}: {self._failure}")
-        answer: T | None = self._answer
-        return answer
-
-    def _run(self, done: threading.Event) -> None:
+    def ask(self, question: Callable[[], T]) -> None:
+        """Ask, and keep whatever comes."""
         try:
-            self._answer = self._ask()
+            self.value = question()
         except NotHere:
             pass
         except ProbeFailed as problem:
-            self._failure = str(problem)[:300]
+            self.failure = str(problem)[:300]
         except Exception as problem:  # noqa: BLE001 - whatever a driver's library does
-            self._failure = f"it failed ({type(problem).__name__})"
+            self.failure = f"it failed ({type(problem).__name__})"
         finally:
-            done.set()
+            self.done.set()
+
+
+class _Look(Generic[T]):
+    """One question, asked in a thread of its own, and not again while that hangs."""
+
+    def __init__(self, name: str, question: Callable[[], T]) -> None:
+        self.name = name
+        self._question = question
+        self._lock = threading.Lock()
+        self._last: _Answer[T] | None = None
+
+    def start(self) -> _Answer[T]:
+        """Ask, or return the answer that is still awaited."""
+        with self._lock:
+            if self._last is not None and not self._last.done.is_set():
+                return self._last
+            answer = self._last = _Answer[T]()
+        # Daemon: a probe that hangs must not keep the program from ending.
+        thread = threading.Thread(
+            target=answer.ask, args=(self._question,), name=f"pennyreel-{self.name}", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the interpreter is ending
+            answer.failure = "it could not be started"
+            answer.done.set()
+        return answer

@@ -48,7 +48,7 @@ def doubts(devices: Iterable[Device]) -> Iterator[str]:
     """Yield what a person should know of the devices."""
     for device in devices:
         if device.vendor == NVIDIA and {device.source, *device.also} <= _LISTS:
-            told = f" (it uses {device.driver})" if device.driver else ""
+            told = f" (driver: {device.driver})" if device.driver else ""
             yield f"{device.name} is in this machine, but NVIDIA's driver does not answer{told}"
         if device.kind == CPU and device.comfyui:
             where = f" at {device.host}" if device.host else ""

@@ -60,7 +60,10 @@ class NvmlProbe:
             _ask(nvml, nvml.nvmlShutdown)
 
     def _device(self, nvml: Any, index: int, driver: str) -> Device:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        handle = _ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+        if handle is None:  # it fell off its bus; the others work on
+            name = "NVIDIA GPU that does not answer"
+            return Device(name, NVIDIA, DISCRETE, index=index, source=self.name, confidence=LOW)
         load = _ask(nvml, nvml.nvmlDeviceGetUtilizationRates, handle)
         pci = _ask(nvml, nvml.nvmlDeviceGetPciInfo, handle)
         found = Device(

@@ -5,10 +5,12 @@ Each probe is given these, so that tests can put another machine in their place.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -49,26 +51,48 @@ def run_command(command: Sequence[str]) -> str:
     """
     name = Path(command[0]).name
     try:
-        done = subprocess.run(
+        child = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=COMMAND_S,
-            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             # On Windows a console program would flash a window above a desktop application.
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
     except (FileNotFoundError, NotADirectoryError):
         raise NotHere(name) from None
-    except subprocess.TimeoutExpired:
-        raise ProbeFailed(f"{name} took longer than {COMMAND_S:.0f} s") from None
     except OSError as problem:
         raise ProbeFailed(f"{name} cannot be run ({problem.strerror})") from None
-    output = done.stdout[:_MOST].decode("utf-8", "replace")
-    if done.returncode != 0:
-        told = (output.strip() or done.stderr[:_MOST].decode("utf-8", "replace").strip())[:200]
-        raise ProbeFailed(f"{name} ended with {done.returncode}: {told}")
-    return output
+    with child, _running(child):
+        try:
+            output, errors = child.communicate(timeout=COMMAND_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise ProbeFailed(f"{name} took longer than {COMMAND_S:g} s") from None
+    if child.returncode != 0:
+        told = (output[:_MOST].strip() or errors[:_MOST].strip()).decode("utf-8", "replace")
+        raise ProbeFailed(f"{name} ended with {child.returncode}: {told[:200]}")
+    return output[:_MOST].decode("utf-8", "replace")
+
+
+_children: set[subprocess.Popen[bytes]] = set()
+
+
+@contextlib.contextmanager
+def _running(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Remember a child while it runs: the program may end before it, and leaves nothing behind."""
+    _children.add(child)
+    try:
+        yield
+    finally:
+        _children.discard(child)
+
+
+@atexit.register
+def _end_children() -> None:
+    for child in list(_children):
+        with contextlib.suppress(OSError):
+            child.kill()
 
 
 def read(file: Path) -> str | None:
