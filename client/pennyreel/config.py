@@ -81,6 +81,7 @@ class Settings:
     s3_region: str | None = None
     hf_token: Secret | None = None
     civitai_token: Secret | None = None
+    devices: str | None = None
     config_file: Path | None = None
 
     @property
@@ -149,6 +150,9 @@ FIELDS: dict[str, Field] = {
     "s3_region": Field("PENNYREEL_S3_REGION", "s3.region", "text", "region"),
     "hf_token": Field("HF_TOKEN", "models.hf_token", "secret", "Hugging Face's token"),
     "civitai_token": Field("CIVITAI_API_KEY", "models.civitai_token", "secret", "Civitai's key"),
+    "devices": Field(
+        "PENNYREEL_DEVICES", "devices", "text", "this machine's GPUs: RTX 3090:24GB, or none"
+    ),
 }
 
 

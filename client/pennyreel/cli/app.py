@@ -27,6 +27,7 @@ COMMANDS = {
     "comfyui": _Command("comfyui", "Install, start and stop a ComfyUI on this machine."),
     "demo": _Command("demo", "See the whole path work on this machine, at no cost."),
     "dev": _Command("dev", "Run an emulated RunPod with real workers on this machine."),
+    "devices": _Command("devices", "Show this machine's GPUs, and what is free of them."),
     "doctor": _Command("doctor", "Check this machine and say what is missing."),
     "models": _Command("models", "List, fetch, check and clear out ComfyUI's models."),
     "result": _Command("result", "Wait for a job by its handle and fetch its files."),

@@ -1,0 +1,1 @@
+"""The machines that jobs may run on: what this one has."""
