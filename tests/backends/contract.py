@@ -578,9 +578,10 @@ class BackendContract:
     ) -> None:
         rig.play(Scene.EXPIRED)
         handle = one.submit(self.work(), Deadline(LONG_S))
+        later = opened(None, handle.target)
         with self.raises(told, JobFailed) as caught:
-            result = self.follow(one, handle, told)
-            self.fetch(one, handle, result)
+            result = self.follow(later, handle, told)
+            self.fetch(later, handle, result)
         assert caught.value.code == "result_expired"
         assert not caught.value.retryable
 

@@ -17,6 +17,7 @@ BUILTIN = {
     "comfyui": "pennyreel.backends.comfyui:ComfyBackend",
     "dev": "pennyreel.backends.runpod:DevBackend",
     "runpod": "pennyreel.backends.runpod:RunPodBackend",
+    "simulated": "pennyreel.backends.simulated:SimulatedBackend",
 }
 GROUP = "pennyreel.backends"
 
