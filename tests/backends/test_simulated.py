@@ -246,7 +246,8 @@ def test_a_number_that_is_none_is_named(text: str) -> None:
 
 
 def test_it_is_there_by_name_and_is_never_chosen(home: Any) -> None:
-    assert "simulated" in registry.names()
+    assert "simulated" in registry.BUILTIN
+    assert "simulated" not in registry.names()
     with Client() as client, pytest.raises(SetupNeeded):
         client.choose()
     with Client(backend="simulated", out_dir=home / "out") as client:
