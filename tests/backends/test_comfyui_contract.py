@@ -16,7 +16,6 @@ from backends.contract import BackendContract, Told
 from backends.rig import Rig, Scene
 from client.support import Reply, Request, Scripted
 from fakes.comfyui import FakeComfy, Prompt, play
-from pennyreel.backends import comfyui as module
 from pennyreel.backends.base import Backend
 from pennyreel.backends.comfyui import ComfyBackend
 from pennyreel.config import Settings, load
@@ -160,11 +159,11 @@ class TestComfyUI(BackendContract):
 
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "LOOKUP_SETTLE_S", 0.05)
         monkeypatch.setattr(session, "CANCEL_S", 0.5)
 
     def open(self, settings: Settings, target: str | None = None) -> Backend:
         one = ComfyBackend.open(settings, target)
+        one._settle_s = 0.05
         one._session.poll_s = 0.02
         one._session.down_grace_s = 0.5
         return one

@@ -19,7 +19,6 @@ from backends.rig import Rig, Scene
 from client.support import KEY, Reply, Request, Scripted, Worker
 from fakes.waits import eventually
 from pennyreel import _s3
-from pennyreel.backends import _runpod_api as api
 from pennyreel.backends import runpod as module
 from pennyreel.backends.base import Backend
 from pennyreel.backends.runpod import RunPodBackend
@@ -233,7 +232,6 @@ class TestRunPod(BackendContract):
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "POLL_S", (0.005, 0.02))
         monkeypatch.setattr(module, "CONFIRM_S", 0.5)
-        monkeypatch.setattr(api._http, "backoff", lambda *_, **__: 0.0)
 
     def open(self, settings: Settings, target: str | None = None) -> Backend:
         one = RunPodBackend.open(settings, target)

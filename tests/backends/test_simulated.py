@@ -171,7 +171,7 @@ class Virtual:
 def test_an_hour_passes_at_once_by_a_clock_of_one_s_own() -> None:
     clock = Virtual()
     plan = Simulation(queue_s=600, run_s=1500, sku="sim/slow", unit=Unit.GPU_SECOND)
-    one = SimulatedBackend(plan, clock=clock)
+    one = SimulatedBackend(plan, clock=clock, poll_s=math.inf)
     need = Need(workflow=True, size=2.0)
     handle = one.submit(Work("a", GRAPH, need=need))
     result = one.follow(

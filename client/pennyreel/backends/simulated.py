@@ -61,13 +61,18 @@ class SimulatedBackend:
         jobs: Jobs | None = None,
         clock: Clock | None = None,
         name: str = "simulated",
+        poll_s: float = POLL_S,
     ) -> None:
-        """Keep them. Backends with the same `jobs` are one server."""
+        """Keep them. Backends with the same `jobs` are one server.
+
+        `poll_s`: after so long at most it looks if another process has cancelled the job.
+        """
         self.name = name
         self.target = target
         self.simulation = simulation or Simulation()
         self.jobs = Memory() if jobs is None else jobs
         self.clock = clock or WallClock()
+        self._poll_s = poll_s
         self.submits = 0
         """Calls of `submit` that were sent, whatever became of them."""
 
@@ -140,7 +145,7 @@ class SimulatedBackend:
                 elif stage == "running":
                     on_event(Progressed(round(100 * seen.fraction(now), 1), "simulating"))
                 change = (seen.ended_at if stage == "running" else seen.started_at) - now
-                self.clock.wait(deadline.left(max(0.001, min(POLL_S, change))), woken)
+                self.clock.wait(deadline.left(max(0.001, min(self._poll_s, change))), woken)
         finally:
             cancel.forget(woken.set)
 
