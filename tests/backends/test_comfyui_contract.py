@@ -57,6 +57,15 @@ class ComfyRig(Rig):
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def upstream(self) -> str:
+        """The ComfyUI behind the door."""
+        return self._fake.url
+
+    @property
+    def scene(self) -> Scene:
+        return self._scene
+
     def play(self, scene: Scene) -> None:
         self._scene = scene
 
@@ -141,7 +150,7 @@ class ComfyRig(Rig):
         with requests.Session() as http:
             http.trust_env = False
             kind = {"Content-Type": request.headers.get("Content-Type", "")}
-            url = self._fake.url + request.path
+            url = self.upstream + request.path
             answer = http.request(request.method, url, data=request.body, headers=kind, timeout=20)
             return Reply(answer.status_code, answer.content)
 
