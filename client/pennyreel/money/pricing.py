@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -52,7 +52,7 @@ class Price:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; amounts in micro-dollars."""
-        return {**asdict(self), "certainty": self.certainty.value}
+        return {**vars(self), "certainty": self.certainty.value}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Price:

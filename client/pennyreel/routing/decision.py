@@ -7,7 +7,7 @@ also where an older or newer version wrote it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -77,9 +77,15 @@ class Candidate:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        body = {**asdict(self), "verdict": self.verdict.value, "price": self.price.to_json()}
-        return {**body, "reasons": list(self.reasons), "fixes": list(self.fixes),
-                "consents": [asdict(c) for c in self.consents]}  # fmt: skip
+        return {
+            **vars(self),
+            "verdict": self.verdict.value,
+            "reasons": list(self.reasons),
+            "price": self.price.to_json(),
+            "seconds": None if self.seconds is None else dict(vars(self.seconds)),
+            "fixes": list(self.fixes),
+            "consents": [dict(vars(c)) for c in self.consents],
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
