@@ -3,92 +3,46 @@
     [prices."runpod/AMPERE_24"]      in HOME/prices.toml, or in config.toml
     usd = 0.00018                    what is not named stays as it was
 
-`parse` and `Catalog.merged` are pure; `load` reads the files.
+`parse` and `Catalog.merged` are pure; `load` and `builtin` read files.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import date
 from decimal import Decimal
-from enum import Enum
-from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pennyreel.errors import Code, PennyreelError, error
-from pennyreel.money.amounts import USD, microusd
-from pennyreel.need import Unit
+from pennyreel.errors import Code, SetupNeeded, error
+from pennyreel.money.rows import (
+    Certainty,
+    Row,
+    Way,
+    as_table,
+    overridden,
+    read_date,
+    read_row,
+    read_speed,
+    read_way,
+    wrong,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-BUILTIN = Path(__file__).with_name("catalog.toml")
-OWN = "prices.toml"
-"""The user's file, in pennyreel's home."""
+__all__ = ["Catalog", "Certainty", "Row", "Way", "builtin", "cached", "load", "parse", "remember"]
 
-
-class Certainty(str, Enum):
-    """How far a figure can be relied on."""
-
-    KNOWN = "known"
-    ESTIMATED = "estimated"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One price. `usd` is of one unit, or of an hour of it; None = nobody knows."""
-
-    sku: str
-    unit: Unit
-    usd: Decimal | None
-    certainty: Certainty
-    date: str
-    """YYYY-MM-DD: when the source said so."""
-    source: str
-    per: str = "unit"
-    startup_s: float = 0.0
-    idle_s: float = 0.0
-    step_s: float = 0.0
-    """The seconds of a bill are rounded up to a multiple of it."""
-    seconds: tuple[float, float, float] | None = None
-    """Low, likely, high seconds of a run where nothing has been learned."""
-    watts: float = 0.0
-    kwh_usd: Decimal = Decimal(0)
-    """What a kilowatt-hour costs the user, for his own machine."""
-    note: str = ""
-
-    @property
-    def microusd(self) -> Fraction | None:
-        """Micro-dollars of one unit, exactly."""
-        if self.usd is None:
-            return None
-        current = Fraction(self.watts) * Fraction(self.kwh_usd) / 3_600_000
-        return (Fraction(self.usd) / (3600 if self.per == "hour" else 1) + current) * USD
-
-
-@dataclass(frozen=True)
-class Way:
-    """A way to get a better backend: what it takes, and what a clip costs there."""
-
-    backend: str
-    title: str
-    sku: str
-    deposit_microusd: int
-    setup_minutes: float
-    next: str
-    source: str
-    amount: float | None = None
-    seconds: tuple[float, float, float] | None = None
+_BUILTIN = Path(__file__).with_name("catalog.toml")
+_OWN = "prices.toml"
+_LIVE = "prices-runpod.json"
 
 
 @dataclass(frozen=True)
@@ -128,7 +82,7 @@ class Catalog:
             return self
         rows = dict(self.rows)
         for sku, fields in prices.items():
-            rows[sku] = _overridden(rows.get(sku), sku, fields, file)
+            rows[sku] = overridden(rows.get(sku), sku, fields, file)
         told = json.dumps(prices, sort_keys=True, default=str)
         mark = hashlib.sha256(f"{self.version}{told}".encode()).hexdigest()[:8]
         return replace(self, version=f"{self.version.partition('+')[0]}+{mark}", rows=rows)
@@ -138,33 +92,30 @@ def load(
     home: Path | None = None,
     prices: Mapping[str, Any] | None = None,
     *,
-    live: Mapping[str, Any] | None = None,
+    file: str = "the config file",
 ) -> Catalog:
     """Read the table as it is for this user.
 
     Args:
-        home: where `prices.toml` may be.
+        home: where `prices.toml` and RunPod's last prices may be.
         prices: the config file's `[prices]`.
-        live: rows that a vendor's API told, older than the user's own word: `live.cached`.
+        file: that file, for messages.
 
     Raises:
         SetupNeeded: a file cannot be read, or an entry in it is wrong.
 
     """
-    catalog = builtin().merged(live or {}, "the vendor's catalogue")
-    own = None if home is None else home / OWN
-    if own is not None and own.is_file():
-        data = _read(own)
-        if unknown := set(data) - {"prices"}:
-            raise _wrong(str(own), min(unknown), "", 'is no part of it; write [prices."SKU"]')
-        catalog = catalog.merged(_table(data.get("prices", {}), str(own), "prices"), str(own))
-    return catalog.merged(_table(prices or {}, "config", "prices"), "[prices] of the config file")
+    catalog = builtin()
+    if home is not None:
+        catalog = catalog.merged(_newer(cached(home), catalog), str(home / _LIVE))
+        catalog = catalog.merged(_own(home / _OWN), str(home / _OWN))
+    return catalog.merged(as_table(prices or {}, file, "prices"), file)
 
 
 @lru_cache(maxsize=1)
 def builtin() -> Catalog:
     """Return the table that is shipped."""
-    return parse(_read(BUILTIN), BUILTIN.name)
+    return parse(_read(_BUILTIN), _BUILTIN.name)
 
 
 def parse(data: Mapping[str, Any], file: str) -> Catalog:
@@ -174,10 +125,45 @@ def parse(data: Mapping[str, Any], file: str) -> Catalog:
         SetupNeeded: an entry is wrong, named by file, entry and field.
 
     """
-    rows = {s: _row(s, _table(f, file, s), file) for s, f in data.get("prices", {}).items()}
-    speeds = {name: _range(value, file, name) for name, value in data.get("speeds", {}).items()}
-    ways = tuple(_way(way, file) for way in data.get("ways", ()))
-    return Catalog(str(data["version"]), _date(data["date"]), rows, speeds, ways)
+    rows = {s: read_row(s, as_table(f, file, s), file) for s, f in data["prices"].items()}
+    speeds = {name: read_speed(value, file, name) for name, value in data["speeds"].items()}
+    ways = tuple(read_way(way, file) for way in data["ways"])
+    return Catalog(str(data["version"]), read_date(data["date"]), rows, speeds, ways)
+
+
+def cached(home: Path) -> dict[str, Any]:
+    """Return the rows that RunPod's API told last, {} where there are none that can be read."""
+    try:
+        rows = json.loads((home / _LIVE).read_text("utf-8"), parse_float=Decimal)["prices"]
+        builtin().merged(rows, _LIVE)
+        return dict(rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SetupNeeded):
+        return {}
+
+
+def remember(home: Path, rows: Mapping[str, Any], fetched: str) -> Path:
+    """Keep what RunPod's API told; raises OSError."""
+    file = home / _LIVE
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"fetched": fetched, "prices": rows}, indent=1), "utf-8")
+    temporary.replace(file)
+    return file
+
+
+def _newer(rows: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
+    """Leave out what a newer version of this program knows better."""
+    known = catalog.rows
+    return {s: f for s, f in rows.items() if s not in known or f["date"] >= known[s].date}
+
+
+def _own(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        return {}
+    data = _read(file)
+    if unknown := set(data) - {"prices"}:
+        raise wrong(str(file), min(unknown), "", 'is no part of it; write [prices."SKU"]')
+    return as_table(data.get("prices", {}), str(file), "prices")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -189,126 +175,3 @@ def _read(file: Path) -> dict[str, Any]:
             f"{file} cannot be read ({type(problem).__name__}: {str(problem)[:100]})",
             hint=f"Correct or remove {file}.",
         ) from None
-
-
-def _overridden(old: Row | None, sku: str, fields: object, file: str) -> Row:
-    """Lay the user's fields over a row; a new price is the user's word, known and undated."""
-    given = dict(_table(fields, file, sku))
-    if old is None:
-        base: dict[str, Any] = {"certainty": "known", "date": "", "source": file}
-    else:
-        base = {n: getattr(old, n) for n in Row.__dataclass_fields__ if n != "sku"}
-        base = {n: v for n, v in base.items() if v is not None}
-        if "usd" in given:
-            base |= {"certainty": "known", "date": "", "source": file, "note": ""}
-            base.pop("per")
-    return _row(sku, {**base, **given}, file)
-
-
-def _row(sku: str, given: Mapping[str, Any], file: str) -> Row:
-    known = [n for n in Row.__dataclass_fields__ if n != "sku"]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            told = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise _wrong(file, sku, name, f"is no field of a price; {told}")
-    usd = _amount(given.get("usd"), file, sku, "usd")
-    row = Row(
-        sku=sku,
-        unit=Unit(_choice(given.get("unit"), [u.value for u in Unit], file, sku, "unit")),
-        usd=usd,
-        certainty=Certainty(
-            _choice(given.get("certainty"), [c.value for c in Certainty], file, sku, "certainty")
-        ),
-        date=_date(given.get("date", "")),
-        source=str(given.get("source", file))[:200],
-        per=_choice(given.get("per", "unit"), ["unit", "second", "hour"], file, sku, "per"),
-        startup_s=_number(given.get("startup_s", 0), file, sku, "startup_s"),
-        idle_s=_number(given.get("idle_s", 0), file, sku, "idle_s"),
-        step_s=_number(given.get("step_s", 0), file, sku, "step_s"),
-        seconds=_three(given.get("seconds"), file, sku),
-        watts=_number(given.get("watts", 0), file, sku, "watts"),
-        kwh_usd=_amount(given.get("kwh_usd", 0), file, sku, "kwh_usd") or Decimal(0),
-        note=str(given.get("note", ""))[:200],
-    )
-    if (usd is None) != (row.certainty is Certainty.UNKNOWN):
-        raise _wrong(file, sku, "usd", "is there if and only if the certainty is not unknown")
-    if row.per != "unit" and row.unit is not Unit.GPU_SECOND:
-        raise _wrong(file, sku, "per", f"is for gpu_second, not for {row.unit.value}")
-    return row
-
-
-def _way(given: Mapping[str, Any], file: str) -> Way:
-    sku = str(given["sku"])
-    return Way(
-        backend=str(given["backend"]),
-        title=str(given["title"]),
-        sku=sku,
-        deposit_microusd=microusd(given["deposit_usd"], f"{file}: {sku}: deposit_usd"),
-        setup_minutes=_number(given["setup_minutes"], file, sku, "setup_minutes"),
-        next=str(given["next"]),
-        source=str(given["source"]),
-        amount=None if "amount" not in given else _number(given["amount"], file, sku, "amount"),
-        seconds=_three(given.get("seconds"), file, sku),
-    )
-
-
-def _table(given: object, file: str, entry: str) -> Mapping[str, Any]:
-    if isinstance(given, Mapping):
-        return given
-    raise _wrong(file, entry, "", "is a table of fields, such as usd = 0.0002")
-
-
-def _choice(given: object, known: list[str], file: str, sku: str, name: str) -> str:
-    if isinstance(given, str) and given in known:
-        return given.value if isinstance(given, Enum) else given
-    raise _wrong(file, sku, name, f"is one of {', '.join(known)}")
-
-
-def _amount(given: object, file: str, sku: str, name: str) -> Decimal | None:
-    if given is None:
-        return None
-    if isinstance(given, (int, float, Decimal)) and not isinstance(given, bool):
-        value = Decimal(str(given))
-        if value.is_finite() and 0 <= value <= 1_000_000:
-            return value
-    raise _wrong(file, sku, name, "is a number of dollars, 0 or more")
-
-
-def _number(given: object, file: str, sku: str, name: str) -> float:
-    if isinstance(given, (int, float, Decimal)) and not isinstance(given, bool):
-        value = float(given)
-        if 0 <= value <= 1e9:
-            return value
-    raise _wrong(file, sku, name, "is a number, 0 or more")
-
-
-def _three(given: object, file: str, sku: str) -> tuple[float, float, float] | None:
-    if given is None:
-        return None
-    if isinstance(given, (list, tuple)) and len(given) == 3:
-        low, likely, high = (_number(n, file, sku, "seconds") for n in given)
-        if low <= likely <= high:
-            return low, likely, high
-    raise _wrong(file, sku, "seconds", "is [low, likely, high], rising")
-
-
-def _range(given: object, file: str, name: str) -> tuple[float, float]:
-    both = given if isinstance(given, list) else [given, given]
-    slow, fast = (_number(n, file, "speeds", name) for n in both)
-    if not 0 < slow <= fast:
-        raise _wrong(file, "speeds", name, "is a speed above 0, or [slowest, fastest]")
-    return slow, fast
-
-
-def _date(given: object) -> str:
-    return given.isoformat() if isinstance(given, date) else str(given)[:20]
-
-
-def _wrong(file: str, entry: str, name: str, what: str) -> PennyreelError:
-    field_ = f": {name}" if name else ""
-    return error(
-        Code.NOT_CONFIGURED,
-        f'{file}: prices."{entry}"{field_} {what}',
-        hint="See the rows that there are, and their form: pennyreel prices",
-    )

@@ -125,6 +125,8 @@ class Decision:
     """What the job may cost; None = no limit."""
     catalog: str = ""
     """The price table's version."""
+    wanted: str = ""
+    """What the job requires, in words."""
 
     @property
     def chosen(self) -> Candidate | None:
@@ -150,15 +152,15 @@ class Decision:
             "retry_after_s": self.retry_after_s,
             "limit_microusd": self.limit_microusd,
             "catalog": self.catalog,
+            "wanted": self.wanted,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Decision:
         """Read what `to_json` gave; fields that this version lacks are passed over."""
-        known = {n: v for n, v in _known(cls, data).items() if n != "chosen"}
         return cls(
             **{
-                **known,
+                **_known(cls, data),
                 "outcome": Outcome(data["outcome"]),
                 "candidates": tuple(Candidate.from_json(c) for c in data["candidates"]),
                 "order": tuple(data["order"]),

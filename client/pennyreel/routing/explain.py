@@ -47,11 +47,12 @@ def verdict_text(candidate: Candidate) -> str:
 
 
 def time_text(seconds: Seconds | None) -> str:
-    """Return a range of time for a person: 12 s, 1 to 3 min, unknown."""
+    """Return a range of time for a person: 12 s, 30 s to 3 min, unknown time."""
     if seconds is None:
         return "unknown time"
-    unit, name = (60, "min") if seconds.high >= 120 else (1, "s")
-    low, high = round(seconds.low / unit), round(seconds.high / unit)
+    (low, unit), (high, name) = _measured(seconds.low), _measured(seconds.high)
+    if unit != name:
+        return f"{low} {unit} to {high} {name}"
     return f"{high} {name}" if low == high else f"{low} to {high} {name}"
 
 
@@ -64,12 +65,21 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _measured(seconds: float) -> tuple[str, str]:
+    for size, name in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g}" if name == "h" else f"{seconds / size:.0f}", name
+    return f"{seconds:.0f}", "s"
+
+
 def _lines(decision: Decision) -> Iterator[str]:
     when = datetime.fromtimestamp(decision.at, timezone.utc).isoformat(timespec="seconds")
     limit = decision.limit_microusd
     most = "without a limit of cost" if limit is None else f"at most {dollars(limit or 0)}"
     yield headline(decision)
     yield f"decided {when}, policy {decision.policy}, {most}, prices of {decision.catalog or '?'}"
+    if decision.wanted:
+        yield f"wanted: {decision.wanted}"
     for note in decision.notes:
         yield f"note: {note}"
     for candidate in decision.candidates:

@@ -92,6 +92,7 @@ def decide(
         retry_after_s=_retry_after(rest, now) if outcome is Outcome.NONE else None,
         limit_microusd=rules.cost_limit,
         catalog=told[0].price.version if told else "",
+        wanted=wanted(need),
     )
 
 
@@ -117,6 +118,24 @@ def consents(facts: Facts, case: Case) -> Iterator[Consent]:
     if facts.fit.weak and time and time.likely > SLOW_S and not rules.allow_slow:
         why = f"it takes about {time.likely / 60:.0f} minutes on {facts.device or facts.fit.value}"
         yield Consent("slow", why, "--allow-slow")
+
+
+def wanted(need: Need) -> str:
+    """Return what a job requires, in words; no file is named."""
+    size = f"{need.width}x{need.height}" if need.width and need.height else ""
+    told = [
+        need.kind,
+        "by a workflow" if need.workflow else f"by template {need.template}" * bool(need.template),
+        size,
+        "" if need.seconds is None else f"{need.seconds:g} s",
+        "" if need.frames is None else f"{need.frames} frames",
+        need.format or "",
+        "with an image" * need.image_input,
+        "with LoRA" * need.lora,
+        "with a fixed seed" * need.seed,
+        "" if not need.vram_min_bytes else f"{need.vram_min_bytes / 1e9:.3g} GB of GPU memory",
+    ]
+    return ", ".join(part for part in told if part)
 
 
 def _cost_consents(cost: int, case: Case) -> Iterator[Consent]:
