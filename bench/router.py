@@ -77,8 +77,10 @@ def candidates() -> list[Facts]:
     ]
     pools = ("AMPERE_16", "AMPERE_24", "ADA_24", "AMPERE_48", "ADA_48_PRO")
     found += [_facts("runpod", f"runpod/{p}", COMFY, Place.RENTED, p, hint, table) for p in pools]
-    hosted = ("vertex/veo-3.1/720p", "vertex/veo-3.1-fast/720p", "gemini/omni-flash/360p",
-              "replicate/hotshot-xl", "huggingface/fal-ai/wan")  # fmt: skip
+    hosted = (
+        "vertex/veo-3.1-generate-001/720p", "vertex/veo-3.1-fast-generate-001/720p",
+        "gemini/omni-1.2-flash/360p", "replicate/l40s", "huggingface/fal-ai/wan",
+    )  # fmt: skip
     found += [_facts(s.partition("/")[0], s, API, Place.HOSTED, "", hint, table) for s in hosted]
     return found
 

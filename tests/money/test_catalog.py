@@ -36,8 +36,9 @@ def test_a_price_is_read_exactly() -> None:
     [
         ("runpod/AMPERE_16", "0.00016"), ("runpod/ADA_24", "0.00031"),
         ("runpod/HOPPER_141", "0.00155"), ("replicate/l40s", "0.000975"),
-        ("vertex/veo-3.1/720p", "0.40"), ("vertex/veo-3.1-fast/1080p", "0.12"),
-        ("gemini/omni-flash/360p", "0.03"), ("local", "0"), ("simulated", "0"),
+        ("vertex/veo-3.1-generate-001/720p", "0.40"),
+        ("vertex/veo-3.1-fast-generate-001/1080p", "0.12"),
+        ("gemini/omni-1.2-flash/360p", "0.03"), ("local", "0"), ("simulated", "0"),
     ],
 )  # fmt: skip
 def test_the_rows_are_those_of_the_vendors_lists(sku: str, usd: str) -> None:

@@ -147,7 +147,7 @@ def test_the_command_shows_each_price_with_its_certainty_date_and_source(home: P
     done = CliRunner().invoke(command, [])
     assert done.exit_code == 0
     lines = done.output.splitlines()
-    (line,) = [one for one in lines if one.startswith("vertex/veo-3.1-fast/720p ")]
+    (line,) = [one for one in lines if one.startswith("vertex/veo-3.1-fast-generate-001/720p ")]
     assert line.split()[1:6] == ["$0.10", "output", "second", "estimated", "2026-10-07"]
     assert "ai.google.dev" in line
     (unknown,) = [one for one in lines if one.startswith("huggingface/* ")]

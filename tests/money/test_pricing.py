@@ -40,22 +40,37 @@ def test_a_warm_worker_is_likely_to_cost_no_start_and_a_cold_one_certain_to() ->
     assert (cold.low, cold.likely, cold.high) == (80 * 190, 105 * 190, 165 * 190)
 
 
-def test_the_usages_own_start_and_tail_win_over_the_tables() -> None:
-    usage = gpu("runpod/AMPERE_24", startup_s=10, idle_s=1)
-    assert price(usage, TABLE, THREE_SECONDS).high == 111 * 190
+def test_the_tables_start_and_tail_win_over_the_backends_and_the_users_over_both() -> None:
+    usage = gpu("runpod/AMPERE_24", startup_s=120, idle_s=10)
+    assert price(usage, TABLE, THREE_SECONDS).high == 165 * 190
+    mine = catalog.load(prices={"runpod/AMPERE_24": {"startup_s": 8, "idle_s": 0}})
+    assert price(usage, mine, THREE_SECONDS).high == 108 * 190
+
+
+def test_where_the_table_says_nothing_the_backends_start_and_tail_count() -> None:
+    mine = catalog.load(prices={"mine/gpu": {"usd": 0.001, "unit": "gpu_second"}})
+    usage = gpu("mine/gpu", startup_s=30, idle_s=10)
+    assert price(usage, mine, THREE_SECONDS).high == 140_000
 
 
 def test_runpods_seconds_are_rounded_up() -> None:
-    usage = gpu("runpod/AMPERE_24", 3.2, startup_s=0.4, idle_s=0.1)
-    assert price(usage, TABLE).high == 4 * 190
+    warm = catalog.load(prices={"runpod/AMPERE_24": {"startup_s": 0, "idle_s": 0.1}})
+    assert price(gpu("runpod/AMPERE_24", 3.2), warm).high == 4 * 190
+
+
+def test_sound_or_none_has_the_price_of_its_resolution() -> None:
+    usage = Usage("vertex/veo-3.1-fast-generate-001/720p/silent", Unit.OUTPUT_SECOND, 4)
+    assert price(usage, TABLE).high == 400_000
+    mine = catalog.load(prices={usage.sku: {"usd": 0.08}})
+    assert price(usage, mine).high == 320_000
 
 
 @pytest.mark.parametrize(
     ("usage", "microusd"),
     [
-        (Usage("vertex/veo-3.1-fast/720p", Unit.OUTPUT_SECOND, 4), 400_000),
-        (Usage("vertex/veo-3.1/4k", Unit.OUTPUT_SECOND, 8), 4_800_000),
-        (Usage("gemini/omni-flash/360p", Unit.OUTPUT_SECOND, 3), 90_000),
+        (Usage("vertex/veo-3.1-fast-generate-001/720p", Unit.OUTPUT_SECOND, 4), 400_000),
+        (Usage("vertex/veo-3.1-generate-001/4k", Unit.OUTPUT_SECOND, 8), 4_800_000),
+        (Usage("gemini/omni-1.2-flash/360p", Unit.OUTPUT_SECOND, 3), 90_000),
         (Usage("local", Unit.GPU_SECOND, None), 0),
         (Usage("simulated", Unit.RUN, 1), 0),
     ],
@@ -66,9 +81,9 @@ def test_a_price_by_output_or_none_at_all_is_one_figure(usage: Usage, microusd: 
 
 
 def test_hotshot_xl_has_a_range_before_it_has_a_history() -> None:
-    found = price(gpu("replicate/hotshot-xl"), TABLE)
+    found = price(gpu("replicate/l40s"), TABLE)
     assert (found.low, found.likely, found.high) == (14_625, 29_250, 58_500)
-    learned = price(gpu("replicate/hotshot-xl"), TABLE, Seconds(18, 18, 18, 9))
+    learned = price(gpu("replicate/l40s"), TABLE, Seconds(18, 18, 18, 9))
     assert learned.likely == 17_550
 
 
@@ -78,7 +93,7 @@ def test_hotshot_xl_has_a_range_before_it_has_a_history() -> None:
         Usage("huggingface/fal-ai/wan", Unit.RUN, 1),
         Usage("nobody/knows", Unit.RUN, 1),
         Usage("runpod/AMPERE_24", Unit.RUN, 1),
-        Usage("vertex/veo-3.1-fast/720p", Unit.OUTPUT_SECOND, None),
+        Usage("vertex/veo-3.1-fast-generate-001/720p", Unit.OUTPUT_SECOND, None),
         gpu("runpod/AMPERE_24"),
         gpu("runpod/AMPERE_24", float("nan")),
         gpu("runpod/AMPERE_24", -1.0),
@@ -103,6 +118,7 @@ def test_a_job_that_ended_costs_what_it_took() -> None:
     assert (found.low, found.likely, found.high) == (32 * 190,) * 3
     assert found.certainty is Certainty.KNOWN
     assert settled(gpu("runpod/AMPERE_24", 31.4, startup_s=8), TABLE).high == 40 * 190
+    assert settled(gpu("runpod/AMPERE_24", 31.4, startup_s=8, idle_s=10), TABLE).high == 45 * 190
     assert settled(Usage("huggingface/x", Unit.RUN, 1), TABLE).high is None
 
 

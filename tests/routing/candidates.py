@@ -110,6 +110,7 @@ def one_facts(draw: st.DrawFn) -> Facts:
         breaker_until=draw(st.sampled_from([None, None, NOW - 5, NOW + 5])),
         budgets=tuple(draw(st.lists(lefts, max_size=1))),
         success=draw(st.one_of(st.none(), st.floats(0, 1))),
+        checked=draw(st.sampled_from([None, NOW - 30, NOW + 1])),
     )
 
 

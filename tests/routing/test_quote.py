@@ -81,13 +81,16 @@ def test_nothing_at_all_is_a_quote_too() -> None:
 
 def test_a_decision_tells_its_story() -> None:
     need = Need(template="animatediff-v3", width=512, height=512, frames=16, lora=True)
-    found = quoted(veo(), runpod(success=0.98), need=need, max_cost=100_000).decision
+    found = quoted(
+        veo(), runpod(success=0.98, checked=NOW - 12), need=need, max_cost=100_000
+    ).decision
     text = explained(found)
     assert headline(found) in text
     assert "wanted: video, by template animatediff-v3, 512x512, 16 frames, with LoRA" in text
     assert "at most $0.10" in text
     assert "prices of 2026-11-22" in text
     assert "went well: 98% of its jobs" in text
+    assert "asked: 12 s before" in text
     assert "takes no LoRA" in text
     assert "next: --max-cost 0.400" in text
 

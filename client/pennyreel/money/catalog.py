@@ -57,15 +57,12 @@ class Catalog:
     ways: tuple[Way, ...] = ()
 
     def row(self, sku: str) -> Row | None:
-        """Return the row of a sku, else that of its nearest family: `huggingface/*`."""
-        if sku in self.rows:
-            return self.rows[sku]
-        head = sku
-        while "/" in head:
+        """Return the row of a sku, else of the part before its last slash, else `THAT PART/*`."""
+        found, head = self.rows.get(sku), sku
+        while found is None and "/" in head:
             head = head.rpartition("/")[0]
-            if f"{head}/*" in self.rows:
-                return replace(self.rows[f"{head}/*"], sku=sku)
-        return None
+            found = self.rows.get(head) or self.rows.get(f"{head}/*")
+        return found if found is None or found.sku == sku else replace(found, sku=sku)
 
     def merged(self, prices: Mapping[str, Any], file: str) -> Catalog:
         """Return this table with rows replaced or added, field by field.
@@ -82,7 +79,7 @@ class Catalog:
             return self
         rows = dict(self.rows)
         for sku, fields in prices.items():
-            rows[sku] = overridden(rows.get(sku), sku, fields, file)
+            rows[sku] = overridden(self.row(sku), sku, fields, file)
         told = json.dumps(prices, sort_keys=True, default=str)
         mark = hashlib.sha256(f"{self.version}{told}".encode()).hexdigest()[:8]
         return replace(self, version=f"{self.version.partition('+')[0]}+{mark}", rows=rows)

@@ -45,10 +45,9 @@ class Price:
         return self.high is not None
 
     def text(self) -> str:
-        """Return it for a person: free, $0.50, $0.008 to $0.04, unknown."""
-        if self.low == self.high:
-            return dollars(self.high)
-        return f"{dollars(self.low)} to {dollars(self.high)}"
+        """Return it for a person, rounded: free, $0.50, $0.008 to $0.04, unknown."""
+        low, high = _brief(self.low), _brief(self.high)
+        return high if low == high else f"{low} to {high}"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data; amounts in micro-dollars."""
@@ -108,16 +107,21 @@ def clip_price(way: Way, catalog: Catalog) -> Price:
 
 
 def settled(usage: Usage, catalog: Catalog) -> Price:
-    """Return what a job that ended has cost: its amount, and what it says is billed besides.
+    """Return what a job that ended has cost: its amount, and what was billed besides.
 
-    A worker's tail is nobody's in particular, so only what the usage itself names counts.
+    Args:
+        usage: what `Backend.billed` tells; its start-up is the one that really was.
+        catalog: the price table.
+
     """
     row = catalog.row(usage.sku)
     if row is None or row.microusd is None or usage.amount is None or row.unit is not usage.unit:
         return price(usage, catalog)
-    amount = _stepped(usage.amount + usage.startup_s + usage.idle_s, row.step_s)
+    idle = min(usage.idle_s, usage.idle_s if row.idle_s is None else row.idle_s)
+    amount = usage.amount + usage.startup_s + idle
     if not _sound(amount):
         return unknown(usage.sku, catalog.version, "its amount makes no sense", row.source)
+    amount = _stepped(amount, row.step_s)
     cost = _times(row.microusd, (amount, amount, amount))
     return _of(row, catalog, cost, _formula(row, (amount, amount, amount)), exact=True)
 
@@ -150,8 +154,11 @@ def _units(usage: Usage, row: Row, seconds: Seconds | None) -> tuple[float, floa
 
 
 def _besides(usage: Usage, row: Row, warm: bool | None) -> tuple[float, float, float]:
-    """Return what is billed besides the run; the row's own where the usage tells nothing."""
-    startup, idle = usage.startup_s or row.startup_s, usage.idle_s or row.idle_s
+    """Return what is billed besides the run: the table's word, which users may change, else
+    the backend's.
+    """
+    startup = usage.startup_s if row.startup_s is None else row.startup_s
+    idle = usage.idle_s if row.idle_s is None else row.idle_s
     certain = startup if warm is False else 0.0
     return certain, (0.0 if warm else startup) + idle, startup + idle
 
@@ -193,6 +200,10 @@ def _each(each: Fraction) -> str:
     if each.denominator == 1:
         return dollars(int(each))
     return f"${float(each) / USD:.3g}"
+
+
+def _brief(amount: int | None) -> str:
+    return dollars(amount if amount is None or amount < 1000 else round(amount, -2))
 
 
 def _sound(number: float) -> bool:

@@ -36,8 +36,10 @@ class Row:
     """YYYY-MM-DD: when the source said so."""
     source: str
     per: str = "unit"
-    startup_s: float = 0.0
-    idle_s: float = 0.0
+    startup_s: float | None = None
+    """Seconds of a cold start that are billed besides, at most; None = as the usage says."""
+    idle_s: float | None = None
+    """The same of a worker's idling afterwards."""
     step_s: float = 0.0
     """The seconds of a bill are rounded up to a multiple of it."""
     seconds: tuple[float, float, float] | None = None
@@ -104,8 +106,8 @@ def read_row(sku: str, given: Mapping[str, Any], file: str) -> Row:
         date=read_date(given.get("date", "")),
         source=str(given.get("source", file))[:200],
         per=_choice(given.get("per", "unit"), ["unit", "second", "hour"], file, sku, "per"),
-        startup_s=_number(given.get("startup_s", 0), file, sku, "startup_s"),
-        idle_s=_number(given.get("idle_s", 0), file, sku, "idle_s"),
+        startup_s=_optional(given.get("startup_s"), file, sku, "startup_s"),
+        idle_s=_optional(given.get("idle_s"), file, sku, "idle_s"),
         step_s=_number(given.get("step_s", 0), file, sku, "step_s"),
         seconds=_three(given.get("seconds"), file, sku),
         watts=_number(given.get("watts", 0), file, sku, "watts"),
@@ -130,7 +132,7 @@ def read_way(given: Mapping[str, Any], file: str) -> Way:
         setup_minutes=_number(given["setup_minutes"], file, sku, "setup_minutes"),
         next=str(given["next"]),
         source=str(given["source"]),
-        amount=None if "amount" not in given else _number(given["amount"], file, sku, "amount"),
+        amount=_optional(given.get("amount"), file, sku, "amount"),
         seconds=_three(given.get("seconds"), file, sku),
     )
 
@@ -164,6 +166,10 @@ def _number(given: object, file: str, sku: str, name: str) -> float:
         if 0 <= value <= 1e9:
             return value
     raise wrong(file, sku, name, "is a number, 0 or more")
+
+
+def _optional(given: object, file: str, sku: str, name: str) -> float | None:
+    return None if given is None else _number(given, file, sku, name)
 
 
 def _three(given: object, file: str, sku: str) -> tuple[float, float, float] | None:

@@ -71,6 +71,8 @@ class Candidate:
     quality: int
     device: str = ""
     success: float | None = None
+    age_s: float | None = None
+    """How old the answer of its health probe was."""
     fixes: tuple[str, ...] = ()
     """What would make it a candidate."""
     consents: tuple[Consent, ...] = ()

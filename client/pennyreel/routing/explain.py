@@ -75,7 +75,7 @@ def _measured(seconds: float) -> tuple[str, str]:
 def _lines(decision: Decision) -> Iterator[str]:
     when = datetime.fromtimestamp(decision.at, timezone.utc).isoformat(timespec="seconds")
     limit = decision.limit_microusd
-    most = "without a limit of cost" if limit is None else f"at most {dollars(limit or 0)}"
+    most = "without a limit of cost" if limit is None else f"at most {_sum(limit)}"
     yield headline(decision)
     yield f"decided {when}, policy {decision.policy}, {most}, prices of {decision.catalog or '?'}"
     if decision.wanted:
@@ -85,6 +85,10 @@ def _lines(decision: Decision) -> Iterator[str]:
     for candidate in decision.candidates:
         yield ""
         yield from _story(candidate)
+
+
+def _sum(amount: int) -> str:
+    return dollars(amount) if amount else "$0.00"
 
 
 def _story(candidate: Candidate) -> Iterator[str]:
@@ -97,6 +101,8 @@ def _story(candidate: Candidate) -> Iterator[str]:
     seconds = candidate.seconds
     basis = f", by {seconds.basis}" if seconds is not None and seconds.basis else ""
     yield f"  time:  {time_text(seconds)}{basis}"
+    if candidate.age_s is not None:
+        yield f"  asked: {candidate.age_s:.0f} s before"
     if candidate.success is not None:
         yield f"  went well: {candidate.success:.0%} of its jobs"
     for fix in candidate.fixes:

@@ -30,6 +30,9 @@ from pennyreel.routing.facts import (
     names,
 )
 
+_MOST = 300
+"""Characters of a reason: backends tell some of them."""
+
 _WEAK = {
     True: "it has no GPU, and others can do it: it is used alone, by policy local-only, or forced",
     False: "its GPU is below the workflow's minimum: it is used alone, local-only, or forced",
@@ -262,12 +265,13 @@ def _candidate(judged: Judged, case: Case, *, first: bool) -> Candidate:
         target=facts.target,
         place=facts.place.value,
         verdict=verdict,
-        reasons=tuple(dict.fromkeys(reasons)),
+        reasons=tuple(dict.fromkeys(reason[:_MOST] for reason in reasons)),
         price=facts.price,
         seconds=facts.seconds,
         quality=facts.abilities.quality,
         device=facts.device,
         success=facts.success,
+        age_s=None if facts.checked is None else max(0.0, case.now - facts.checked),
         fixes=tuple(dict.fromkeys(fix for *_, fix in judged.blocks if fix)),
         consents=tuple(judged.consents),
     )
