@@ -1,0 +1,1 @@
+"""Which backend a job goes to, and what happens when that one fails: rules without I/O."""
