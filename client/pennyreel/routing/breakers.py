@@ -1,0 +1,68 @@
+"""The breakers that all processes share: each change is compared and swapped in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+from pennyreel.routing import breaker as rules
+from pennyreel.routing.breaker import DEFAULT, Admission, Breaker, Limits
+
+T = TypeVar("T")
+
+TRIES = 50
+"""Swaps that may be lost in a row; each loss is another process's success."""
+
+
+class Cell(Protocol):
+    """Where the breakers are kept, by name: a table with text and a version."""
+
+    def load(self, key: str) -> tuple[str | None, int]:
+        """Return the text and its version; (None, 0) where there is none."""
+
+    def swap(self, key: str, version: int, text: str) -> bool:
+        """Write the text as the next version, unless it is no longer at this one."""
+
+
+class Breakers:
+    """Asks, and tells, the shared breakers. Their failure never fails a job."""
+
+    def __init__(self, cell: Cell, limits: Limits = DEFAULT) -> None:
+        """Keep both."""
+        self._cell, self._limits = cell, limits
+
+    def admit(self, key: str, token: str, at: float) -> Admission:
+        """Ask whether a job may go there; see `breaker.admit`."""
+        answer = self._change(key, lambda b: rules.admit(b, token, at, self._limits))
+        # Whoever lost every swap does not know whether it is the probe: there is one at most.
+        return answer if answer is not None else Admission(False, until=at + 1.0)
+
+    def succeeded(self, key: str, token: str, at: float) -> None:
+        """Tell that a job went well there."""
+        self._change(key, lambda b: (rules.succeeded(b, token, at), None))
+
+    def failed(
+        self, key: str, token: str, code: str, at: float, jitter: float, after_s: float | None
+    ) -> None:
+        """Tell that one did not."""
+
+        def change(breaker: Breaker) -> tuple[Breaker, None]:
+            worse = rules.failed(
+                breaker, token, code, at, jitter=jitter, retry_after_s=after_s, limits=self._limits
+            )
+            return worse, None
+
+        self._change(key, change)
+
+    def released(self, key: str, token: str) -> None:
+        """Tell that nothing was sent, or nothing was learned."""
+        self._change(key, lambda b: (rules.released(b, token), None))
+
+    def _change(self, key: str, change: Callable[[Breaker], tuple[Breaker, T]]) -> T | None:
+        for _ in range(TRIES):
+            text, version = self._cell.load(key)
+            before = rules.loads(text)
+            after, answer = change(before)
+            if after == before or self._cell.swap(key, version, rules.dumps(after)):
+                return answer
+        return None
