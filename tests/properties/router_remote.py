@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from pennyreel.routing.machine import Option, Trouble
@@ -70,7 +70,8 @@ class Remote:
             self.bill = 0
         r = self.random
         fate = r.random() if self.temper.hangs else 1.0
-        self.starts_at = None if fate < self.temper.hangs / 2 else at + r.uniform(0, 20)
+        longest = 10 if self.temper.works else 20
+        self.starts_at = None if fate < self.temper.hangs / 2 else at + r.uniform(0, longest)
         if self.starts_at is not None and fate >= self.temper.hangs:
             most = 1.0 if self.temper.works else 2.0
             self.ends_at = self.starts_at + r.uniform(0, most) * self.option.expect_s
@@ -122,11 +123,12 @@ class Word:
 
     said: str = "nothing"
     """nothing, maybe (sent, no answer), accepted, over."""
-    unsure: bool = False
+    torn: bool = False
+    """The client was killed between sending and knowing."""
     losses: int = 0
     silences: int = 0
     unconfirmed: int = 0
     refusals: int = 0
     big_pause: bool = False
+    not_before: float = 0.0
     last: Trouble | None = None
-    told: list[str] = field(default_factory=list)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pennyreel.routing.machine import effects as do
 from pennyreel.routing.machine import events as ev
-from pennyreel.routing.machine import resume, rules, step
+from pennyreel.routing.machine import resume, step
 from pennyreel.routing.machine.states import Job, Option, Outcome, Rules, Stage, Trouble
 from properties.router_books import Books, OverLimit
 from properties.router_remote import (
@@ -49,6 +49,20 @@ class Tally:
     had_to_succeed: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
 
+    def add(self, world: World) -> None:
+        """Count one history."""
+        tried = sum(r.submits > 0 for r in world.remotes)
+        self.histories += 1
+        self.moved += tried > 1
+        self.moves += max(0, tried - 1)
+        self.crashes += world.crashes
+        self.lies += sum(r.lied for r in world.remotes)
+        self.late += world.late
+        self.asked += world.asked
+        self.had_to_succeed += world.must_succeed()
+        name = world.books.outcome.value if world.books.outcome else "none"
+        self.outcomes[name] = self.outcomes.get(name, 0) + 1
+
     def __str__(self) -> str:
         ends = ", ".join(f"{n} {name}" for name, n in sorted(self.outcomes.items()))
         return (
@@ -62,7 +76,7 @@ class World:
     """One history. `crash_at`: the effect at which the client is killed, besides by chance."""
 
     def __init__(self, seed: int, crash_at: int | None = None) -> None:
-        self.seed, self.random = seed, Random(seed)
+        self.seed, self.random = seed, Random(seed)  # noqa: S311 - histories, not secrets
         r = self.random
         self.now = 1000.0
         self.options = tuple(_option(r, n) for n in range(r.choice([1, 2, 2, 3, 3, 4])))
@@ -117,6 +131,8 @@ class World:
         raise AssertionError("the job does not end")
 
     user_cancelled = False
+    made = False
+    """The router was told of a result, and not killed since."""
 
     def _next_at(self) -> float:
         return self.heap[0][0] if self.heap else float("inf")
@@ -127,20 +143,33 @@ class World:
 
     def _live(self, turn: Callable[[], tuple[Job, tuple[do.Effect, ...]]]) -> None:
         """Take a step and do what it says; after a crash, go on from the books."""
-        while True:
-            try:
-                self.job, effects = turn()
-                for effect in effects:
-                    self._maybe_crash()
-                    _DO[type(effect)](self, effect)
-                    self._maybe_crash()
-                return
-            except Crash:
-                self.heap.clear()
-                self.following.clear()
-                self.crashes += 1
-                self.now += self.random.choice([0.0, 5.0, 300.0])
-                turn = self._resume
+        while not self._survived(turn):
+            self.heap.clear()
+            self.following.clear()
+            self._forget()
+            self.now += self.random.choice([0.0, 5.0, 300.0])
+            turn = self._resume
+
+    def _survived(self, turn: Callable[[], tuple[Job, tuple[do.Effect, ...]]]) -> bool:
+        try:
+            self.job, effects = turn()
+            for effect in effects:
+                self._maybe_crash()
+                _DO[type(effect)](self, effect)
+                self._maybe_crash()
+        except Crash:
+            return False
+        return True
+
+    def _forget(self) -> None:
+        """What was not written down is not known any more."""
+        self.crashes += 1
+        for n, kept in self.books.attempts.items():
+            if kept.stage is Stage.SENDING:
+                self.words[n].said, self.words[n].torn = "maybe", True
+        for word in self.words:
+            word.not_before = 0.0  # nor is how long a backend wanted to be left alone
+        self.made = False
 
     def _resume(self) -> tuple[Job, tuple[do.Effect, ...]]:
         return resume(self.books.record(), self.now, self.random.random())
@@ -203,8 +232,12 @@ class World:
     def _may_submit(self, n: int) -> None:
         """The heart of it: what must hold at the moment of each submit."""
         assert self.books.attempts[n].stage is Stage.SENDING, "written down before it is sent"
-        assert n in self.books.costs and n not in self.books.settled, "its money is held"
+        assert n in self.books.costs, "its money is held"
+        assert n not in self.books.settled, "its money is held still"
+        assert not self.books.cancel, "nothing is sent after a cancel"
         assert not self.user_cancelled or self.crashes, "nothing is sent after a cancel"
+        assert self.fatal is None, "what is the job's own fault, or paid for, is not run again"
+        assert self.now >= self.words[n].not_before, "Retry-After is honoured"
         option, word = self.options[n], self.words[n]
         assert option.consented or self.agreeable, "the user agreed to the price"
         again = word.said in {"nothing", "refused"} or (word.said == "maybe" and option.replays)
@@ -212,7 +245,13 @@ class World:
         assert self.remotes[n].submits < self.rules.sends + self.crashes * self.rules.sends
         for other, said in enumerate(self.words):
             if other != n and said.said in {"maybe", "accepted"}:
-                assert other in self.forgiven, f"{other} may be alive: {said.said}"
+                assert self._forgiven(other), f"{other} may be alive: {said.said}"
+
+    def _forgiven(self, n: int) -> bool:
+        """Whether another may follow: the user agreed, or there is nothing to pay."""
+        kept = self.books.attempts.get(n)
+        free = self.options[n].reserve_microusd == 0
+        return n in self.forgiven or (free and kept is not None and kept.stage is Stage.UNKNOWN)
 
     def look_up(self, e: do.LookUp) -> None:
         remote = self.remotes[e.n]
@@ -229,7 +268,8 @@ class World:
 
     def follow(self, e: do.Follow) -> None:
         remote = self.remotes[e.n]
-        assert e.handle == f"job{e.n}" and remote.accepted_at is not None
+        assert e.handle == f"job{e.n}"
+        assert remote.accepted_at is not None
         self.following[e.n] = (e.call, e.deadline_at)
         if remote.happens(remote.temper.silent):
             pause = self.random.choice([0.1, 10.0])
@@ -356,6 +396,7 @@ class World:
         word.said, word.last = "refused", e.trouble
         word.refusals += 1
         word.big_pause = (e.trouble.retry_after_s or 0) > self.rules.most_s
+        word.not_before = e.at + (e.trouble.retry_after_s or 0) - 0.001
 
     def hear_lost(self, e: ev.Lost) -> None:
         self.words[e.n].losses += self._current(e)
@@ -363,6 +404,7 @@ class World:
     def hear_gone(self, e: ev.Gone) -> None:
         if self._current(e):
             self.words[e.n].silences += 1
+            self.fetch_failures += self.books.attempts[e.n].stage is Stage.DONE
             self.following.pop(e.n, None)
 
     def hear_stopped(self, e: ev.Stopped) -> None:
@@ -374,6 +416,7 @@ class World:
 
     def hear_succeeded(self, e: ev.Succeeded) -> None:
         self.words[e.n].said = "over"
+        self.made = True
 
     def hear_failed(self, e: ev.Failed) -> None:
         if self._current(e):
@@ -396,7 +439,7 @@ class World:
             assert kept.stage.value in {"refused", "failed", "stopped", "done", "unknown"}, kept
             assert n in books.settled, "no money is held for ever"
         honest = [r for r in self.remotes if not r.lied]
-        paid = sum(r.paid_result() for r in honest)
+        paid = sum(r.paid_result() for r in honest if r.option.reserve_microusd)
         assert paid <= 1 + len(self.forgiven), f"{paid} paid results"
         for n, remote in enumerate(self.remotes):
             if not remote.lied:
@@ -405,11 +448,32 @@ class World:
         submitted = [n for n, r in enumerate(self.remotes) if r.submits]
         keys = [self.options[n].key for n in submitted]
         assert len(keys) == len(set(keys)), "a backend was tried twice"
-        _ENDS[self._outcome()](self)
+        outcome = books.outcome
+        assert outcome is not None
+        assert not self.made or outcome in {Outcome.DONE, Outcome.UNFETCHED}, "a result was lost"
+        assert not self.must_succeed() or outcome is Outcome.DONE, "it could have succeeded"
+        _ENDS[outcome](self)
 
-    def _outcome(self) -> Outcome:
-        assert self.books.outcome is not None
-        return self.books.outcome
+    def must_succeed(self) -> bool:
+        """Whether the rules allowed all moves, and some backend works.
+
+        Nobody cancelled it, no attempt's end is unknown for good reasons, no failure is the job's
+        own, the files can be fetched; and a backend that works is within budget, consented to,
+        and not cooling down.
+        """
+        unknown = [n for n, a in self.books.attempts.items() if a.stage is Stage.UNKNOWN]
+        stuck = any(not self._forgiven(n) and self._warranted(n) for n in unknown)
+        if self.books.cancel or self.user_cancelled or self.fatal or stuck:
+            return False
+        if self.fetch_hopeless or self.fetch_failures >= self.rules.fetches:
+            return False
+        return any(self._able(n) for n in range(len(self.options)))
+
+    def _able(self, n: int) -> bool:
+        agreed = self.options[n].consented or self.agreeable
+        shut = n in self.poor or n in self.blocked or self._twin(n) or n in self.forgiven
+        lost = n in self.books.attempts and self.books.attempts[n].stage is Stage.UNKNOWN
+        return self.remotes[n].temper.works and agreed and not shut and not lost
 
     def end_done(self) -> None:
         done = [n for n, a in self.books.attempts.items() if a.stage is Stage.DONE]
@@ -425,11 +489,13 @@ class World:
 
     def end_unknown(self) -> None:
         unknown = [n for n, a in self.books.attempts.items() if a.stage is Stage.UNKNOWN]
-        unknown = [n for n in unknown if n not in self.forgiven]
         assert unknown
+        unknown = [n for n in unknown if n not in self.forgiven]
         for n in unknown:
             assert self._warranted(n), f"option {n} was given up too early"
-        assert self.denials or not self._left(), "the user was not asked"
+        if self.denials == 0:
+            for n in self._left():
+                self._exhausted(n)
 
     def end_failed(self) -> None:
         if self.fatal is not None:
@@ -444,13 +510,13 @@ class World:
 
     def _exhausted(self, n: int) -> None:
         """Whether everything that the rules allow was tried with an option."""
-        if n in self.poor or n in self.blocked or self._twin(n):
+        if n in self.poor or n in self.blocked or self._twin(n) or self._forgiven(n):
             return
         if not self.options[n].consented and not self.agreeable:
             return
         word, remote = self.words[n], self.remotes[n]
         assert remote.submits, f"option {n} was never tried"
-        assert not remote.temper.works or n in self.forgiven, f"option {n} works"
+        assert not remote.temper.works, f"option {n} works"
         if word.said == "refused" and word.last is not None and word.last.retryable:
             assert word.refusals >= self.rules.sends or word.big_pause or self.crashes
 
@@ -469,12 +535,13 @@ class World:
         if word.said == "maybe":  # sent, no answer
             if option.looks_up:
                 return word.losses >= self.rules.looks or self.crashes > 0
-            return not option.replays or self.remotes[n].submits >= self.rules.sends or bool(
-                self.crashes
-            )
+            return word.torn or not option.replays or self._sent_enough(n)
         silent = word.silences >= self.rules.looks or word.silences >= self.rules.stops
         stops = word.unconfirmed + word.silences
         return silent or stops > (self.rules.stops if option.cancels else 0)
+
+    def _sent_enough(self, n: int) -> bool:
+        return self.remotes[n].submits >= self.rules.sends or self.user_cancelled
 
 
 @dataclass(frozen=True)
@@ -547,5 +614,3 @@ _ENDS: dict[Outcome, Callable[[World], None]] = {
     Outcome.FAILED: World.end_failed,
     Outcome.REFUSED: World.end_refused,
 }
-
-__all__ = ["Crash", "Tally", "World", "rules"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pennyreel.errors import Code
 from pennyreel.routing.machine import rules
 from pennyreel.routing.machine.effects import Follow, MarkCancelled, Stop, Wait, Write
@@ -16,7 +18,8 @@ def follow(turn: Turn, attempt: Attempt, at: float) -> None:
     option = turn.option(attempt.n)
     begun = attempt.accepted_at if attempt.accepted_at is not None else at
     until = at if attempt.stage is Stage.STOPPING else begun + option.deadline_s
-    asked = turn.call(attempt, "follow", accepted_at=begun)
+    # Whether it waits still is not known before this very look: it may run since long.
+    asked = turn.call(attempt, "follow", accepted_at=begun, queued=False)
     turn.do(Follow(asked.n, asked.call, asked.handle or "", until))
     if option.cancels and attempt.stage is Stage.ACCEPTED and not attempt.started:
         turn.do(Wait(asked.n, asked.call, max(at, begun + option.queue_s)))
@@ -60,7 +63,10 @@ def left_the_queue(turn: Turn, attempt: Attempt, at: float) -> None:
 
 
 def queued(turn: Turn, event: Queued) -> None:
-    """Nothing follows: the queue's timer runs since it was accepted."""
+    """It waits: for too long already, perhaps."""
+    attempt = turn.job.find(event.n)
+    if attempt is not None and attempt.awaits == "follow":
+        left_the_queue(turn, turn.put(attempt, queued=True), event.at)
 
 
 def started(turn: Turn, event: Started) -> None:
@@ -126,7 +132,8 @@ def gone(turn: Turn, event: Gone) -> None:
     if attempt is None:
         return
     if attempt.stage is Stage.DONE:
-        fetch_later(turn, attempt, event.trouble, event.at, event.jitter)
+        again = replace(event.trouble, retryable=True)
+        fetch_later(turn, attempt, again, event.at, event.jitter)
     elif attempt.stage is Stage.STOPPING and rules.asks_again_to_stop(turn.job, attempt):
         _stop_again(turn, attempt, event.at, event.jitter)
     elif attempt.stage is Stage.ACCEPTED and attempt.looks < turn.job.rules.looks:
@@ -151,13 +158,13 @@ def drop_all(turn: Turn, at: float) -> None:
 
 
 def _over(turn: Turn, attempt: Attempt, event: Stopped) -> None:
-    cost = rules.owed(attempt, event.billed_microusd)
-    turn.settle(attempt, Stage.STOPPED, cost, event.trouble)
     by_others = event.trouble.code == Code.CANCELLED.value and attempt.stage is Stage.ACCEPTED
     if by_others and not rules.unwanted(turn.job):
         turn.tell(f"{turn.option(event.n).key}: somebody cancelled it there", n=event.n)
         turn.change(cancel=True)
-        turn.do(MarkCancelled())
+        turn.do(MarkCancelled())  # first: after a crash the end alone would mean to move on
+    cost = rules.owed(attempt, event.billed_microusd)
+    turn.settle(attempt, Stage.STOPPED, cost, event.trouble)
     go_on(turn, event.at)
 
 

@@ -125,6 +125,8 @@ def _wait_for_a_blocked_one(turn: Turn, at: float) -> None:
 
 def _exhausted(turn: Turn) -> Outcome:
     """Tell a job that failed from one that nobody was allowed to try."""
+    if any(a.stage is Stage.UNKNOWN for a in turn.job.attempts):
+        return Outcome.UNKNOWN
     tried = any(a.stage in _TRIED or a.until is not None for a in turn.job.attempts)
     return Outcome.FAILED if tried or not turn.job.options else Outcome.REFUSED
 

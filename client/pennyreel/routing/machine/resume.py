@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pennyreel.errors import Code
 from pennyreel.routing.machine import following, rules, sending
 from pennyreel.routing.machine.effects import Effect
-from pennyreel.routing.machine.moves import go_on
-from pennyreel.routing.machine.states import Attempt, Job, JobRecord, Stage, Trouble
+from pennyreel.routing.machine.moves import end, go_on
+from pennyreel.routing.machine.states import Attempt, Job, JobRecord, Outcome, Stage, Trouble
 from pennyreel.routing.machine.turn import Turn
 
 _CRASHED = Trouble(
@@ -44,18 +46,18 @@ def _rebuilt(record: JobRecord) -> Job:
         )
         for kept in record.attempts
     )
-    before_the_last = attempts[:-1]  # another was begun after these: the user agreed to it
-    return Job(
+    job = Job(
         record.job_id,
         record.options,
         record.rules,
         attempts,
         consents=frozenset(a.n for a in attempts),
-        forgiven=sum(a.stage is Stage.UNKNOWN for a in before_the_last),
         cancel=record.cancel,
         winner=next((a.n for a in attempts if a.stage is Stage.DONE), None),
         outcome=record.outcome,
     )
+    # After all but the last another was begun: the user had agreed to that.
+    return replace(job, forgiven=rules.unknown(replace(job, attempts=attempts[:-1])))
 
 
 def _take_up(turn: Turn, attempt: Attempt, at: float, jitter: float) -> None:
@@ -75,5 +77,16 @@ def _take_up(turn: Turn, attempt: Attempt, at: float, jitter: float) -> None:
 
 def _go_on_once(turn: Turn, at: float) -> None:
     """Go on, unless taking up the attempts has led there already."""
-    if all(not a.awaits for a in turn.job.attempts):
+    if any(a.awaits for a in turn.job.attempts):
+        return
+    if _failed_for_good(turn.job):
+        end(turn, Outcome.FAILED)  # as the former process was about to do
+    else:
         go_on(turn, at)
+
+
+def _failed_for_good(job: Job) -> bool:
+    last = job.attempts[-1] if job.attempts else None
+    if last is None or last.stage is not Stage.FAILED or rules.unwanted(job):
+        return False
+    return not rules.moves_on(job, last, last.trouble or _CRASHED)

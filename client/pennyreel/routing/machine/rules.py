@@ -53,8 +53,14 @@ def busy(job: Job) -> bool:
 
 
 def unforgiven(job: Job) -> bool:
-    """Whether an attempt may have run unseen, and the user did not agree to pay for another."""
-    return sum(a.stage is Stage.UNKNOWN for a in job.attempts) > job.forgiven
+    """Whether an attempt may be billed unseen, and the user did not agree to pay for another."""
+    return unknown(job) > job.forgiven
+
+
+def unknown(job: Job) -> int:
+    """Count the attempts that may be billed unseen. What is free is not paid for twice."""
+    lost = (a for a in job.attempts if a.stage is Stage.UNKNOWN)
+    return sum(job.options[a.n].reserve_microusd > 0 for a in lost)
 
 
 def unwanted(job: Job) -> bool:
@@ -81,7 +87,9 @@ def sends_for_its_result(job: Job, attempt: Attempt) -> bool:
 def leaves_queue(job: Job, attempt: Attempt, at: float) -> bool:
     """Whether a queued attempt has waited too long, can be cancelled, and there is another."""
     option, other = job.options[attempt.n], next_option(job)
-    if attempt.stage is not Stage.ACCEPTED or attempt.started or not option.cancels:
+    if attempt.stage is not Stage.ACCEPTED or attempt.started or not attempt.queued:
+        return False
+    if not option.cancels:
         return False
     if other is None or not agreed(job, other) or unforgiven(job):
         return False

@@ -123,6 +123,8 @@ class Attempt:
     accepted_at: float | None = None
     started: bool = False
     """A worker was seen to have it."""
+    queued: bool = False
+    """It was seen to wait for one, since it is followed."""
     resumed: bool = False
     """Another process submitted it: nobody here saw all that happened to it."""
     sends: int = 0

@@ -8,7 +8,7 @@ from typing import Any
 from pennyreel.routing.machine import events, following, moves, rules, sending
 from pennyreel.routing.machine.effects import Effect, MarkCancelled
 from pennyreel.routing.machine.events import Event
-from pennyreel.routing.machine.states import Attempt, Job, Outcome, Stage
+from pennyreel.routing.machine.states import Attempt, Job, Outcome
 from pennyreel.routing.machine.turn import Turn
 
 
@@ -48,8 +48,7 @@ def _consented(turn: Turn, event: events.Consented) -> None:
     job = turn.job
     if job.asking != event.call or job.asked is None:
         return
-    unknown = sum(a.stage is Stage.UNKNOWN for a in job.attempts)
-    turn.change(asking=None, consents=job.consents | {job.asked}, forgiven=unknown)
+    turn.change(asking=None, consents=job.consents | {job.asked}, forgiven=rules.unknown(turn.job))
     moves.go_on(turn, event.at)
 
 
