@@ -139,6 +139,7 @@ MUTATIONS: dict[str, Mutation] = {
     "what was refused for good is sent again": _rule("sends_again", _always),
     "a refusal is never tried again": _rule("sends_again", _never),
     "an unanswered submit is not looked up": _rule("looks_it_up", _never),
+    "a refused repeat clears what was sent before": _rule("proves_nothing", _never),
     "an unanswered submit is repeated anywhere": _rule("sends_for_its_result", _always),
     "every failure moves on": _rule("moves_on", _always),
     "no failure moves on": _rule("moves_on", _never),

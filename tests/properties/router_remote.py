@@ -123,6 +123,7 @@ class Word:
 
     said: str = "nothing"
     """nothing, maybe (sent, no answer), accepted, over."""
+    unsure: bool = False
     torn: bool = False
     """The client was killed between sending and knowing."""
     losses: int = 0

@@ -167,6 +167,7 @@ class World:
         for n, kept in self.books.attempts.items():
             if kept.stage is Stage.SENDING:
                 self.words[n].said, self.words[n].torn = "maybe", True
+                self.words[n].unsure = True
         for word in self.words:
             word.not_before = 0.0  # nor is how long a backend wanted to be left alone
         self.made = False
@@ -273,7 +274,7 @@ class World:
         self.following[e.n] = (e.call, e.deadline_at)
         if remote.happens(remote.temper.silent):
             pause = self.random.choice([0.1, 10.0])
-            self._later(ev.Gone(e.n, e.call, SILENT, 0.0, self.random.random()), pause)
+            self._later(ev.Gone(e.n, e.call, SILENT, self.now + pause, self.random.random()), pause)
         if remote.happens(remote.temper.meddled) and not remote.ended(self.now):
             # Somebody stops it on the vendor's own page.
             remote.stopped_at = remote.stopped_at or self.now
@@ -362,7 +363,7 @@ class World:
             return ev.Stopped(look.n, call, True, trouble, self.now, jitter)
         confirmed = remote.stop(self.now)
         told = remote.billed() if confirmed and self.random.random() < 0.5 else None
-        if confirmed and remote.lied:
+        if confirmed and remote.lied and remote.stopped_at is None:
             told = None
             self._late_success(remote, look)
         return ev.Stopped(look.n, call, confirmed, LATE, self.now, jitter, told)
@@ -383,23 +384,29 @@ class World:
 
     def _current(self, event: Any) -> bool:
         attempt = self.job.find(event.n) if self.job else None
-        return attempt is not None and attempt.call == event.call and self.books.outcome is None
+        if attempt is None or self.books.outcome is not None:
+            return False
+        return attempt.call == event.call and bool(attempt.awaits)
 
     def hear_accepted(self, e: ev.Accepted) -> None:
         if self.words[e.n].said in {"maybe", "refused"}:
-            self.words[e.n].said = "accepted"
+            self.words[e.n].said, self.words[e.n].unsure = "accepted", False
 
     def hear_no(self, e: ev.NotAccepted) -> None:
         if not self._current(e):
             return
-        word = self.words[e.n]
-        word.said, word.last = "refused", e.trouble
+        word, attempt = self.words[e.n], self.job.find(e.n) if self.job else None
+        if word.unsure and attempt is not None and attempt.awaits == "submit":
+            word.losses += 1  # the repeat was refused: nobody asked about what was sent before
+            return
+        word.said, word.last, word.unsure = "refused", e.trouble, False
         word.refusals += 1
         word.big_pause = (e.trouble.retry_after_s or 0) > self.rules.most_s
         word.not_before = e.at + (e.trouble.retry_after_s or 0) - 0.001
 
     def hear_lost(self, e: ev.Lost) -> None:
         self.words[e.n].losses += self._current(e)
+        self.words[e.n].unsure |= self._current(e)
 
     def hear_gone(self, e: ev.Gone) -> None:
         if self._current(e):
@@ -518,7 +525,7 @@ class World:
         assert remote.submits, f"option {n} was never tried"
         assert not remote.temper.works, f"option {n} works"
         if word.said == "refused" and word.last is not None and word.last.retryable:
-            assert word.refusals >= self.rules.sends or word.big_pause or self.crashes
+            assert remote.submits >= self.rules.sends or word.big_pause or self.crashes
 
     def _twin(self, n: int) -> bool:
         keys = [o.key for o in self.options]

@@ -123,7 +123,7 @@ def failed(
 ) -> Breaker:
     """Count a failure; `jitter` is a fresh random number from 0 to 1."""
     if not counts(code):
-        return breaker if breaker.probe != token else succeeded(breaker, token, at)
+        return released(breaker, token)  # the job's own fault: it says nothing of the backend
     if breaker.open_until is not None:
         if breaker.probe != token:  # a straggler: known already
             return breaker

@@ -74,6 +74,11 @@ def sends_again(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
     return trouble.retryable and attempt.sends < job.rules.sends and asked <= job.rules.most_s
 
 
+def proves_nothing(attempt: Attempt) -> bool:
+    """Whether a "not accepted" leaves open what became of an earlier call. A look-up's does not."""
+    return attempt.unsure and attempt.awaits == "submit"
+
+
 def looks_it_up(job: Job, attempt: Attempt) -> bool:
     """Whether an unanswered submit can be looked up (once more)."""
     return job.options[attempt.n].looks_up and attempt.looks < job.rules.looks

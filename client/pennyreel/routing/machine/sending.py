@@ -75,6 +75,7 @@ def accepted(turn: Turn, event: Accepted) -> None:
         accepted_at=event.at,
         awaits="",
         looks=0,
+        unsure=False,
         trouble=None,
     )
     turn.do(Write(has.n, Stage.ACCEPTED, has.handle, has.accepted_at))
@@ -89,6 +90,9 @@ def not_accepted(turn: Turn, event: NotAccepted) -> None:
     attempt = turn.answered(event.n, event.call, "submit", "look_up")
     if attempt is None:
         return
+    if rules.proves_nothing(attempt):
+        find_out(turn, attempt, event.trouble, event.at, event.jitter)
+        return
     if rules.unwanted(turn.job) or not rules.sends_again(turn.job, attempt, event.trouble):
         turn.settle(attempt, Stage.REFUSED, 0, event.trouble)
         go_on(turn, event.at)
@@ -101,7 +105,7 @@ def not_accepted(turn: Turn, event: NotAccepted) -> None:
         attempt.n,
     )
     turn.do(Write(attempt.n, Stage.RESERVED))
-    turn.wait(attempt, "pause_send", event.at + pause, stage=Stage.RESERVED)
+    turn.wait(attempt, "pause_send", event.at + pause, stage=Stage.RESERVED, unsure=False)
 
 
 def lost(turn: Turn, event: Lost) -> None:
@@ -114,6 +118,7 @@ def lost(turn: Turn, event: Lost) -> None:
 def find_out(turn: Turn, attempt: Attempt, trouble: Trouble, at: float, jitter: float) -> None:
     """Look it up, or have its stored result sent, or count it as spent."""
     key = turn.option(attempt.n).key
+    attempt = turn.put(attempt, unsure=True)
     if rules.looks_it_up(turn.job, attempt):
         looks = attempt.looks + 1
         pause = rules.pause_s(turn.job.rules, looks, jitter, trouble.retry_after_s)

@@ -127,6 +127,8 @@ class Attempt:
     """It was seen to wait for one, since it is followed."""
     resumed: bool = False
     """Another process submitted it: nobody here saw all that happened to it."""
+    unsure: bool = False
+    """A submit had no answer: the refusal of its repeat proves nothing about it."""
     sends: int = 0
     looks: int = 0
     stops: int = 0
