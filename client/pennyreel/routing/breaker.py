@@ -12,8 +12,9 @@ in the database.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from pennyreel.errors import Code
 
@@ -140,19 +141,15 @@ def released(breaker: Breaker, token: str) -> Breaker:
     return replace(breaker, probe=None, probe_until=0.0) if breaker.probe == token else breaker
 
 
-def dumps(breaker: Breaker) -> str:
-    """Return it as JSON."""
-    return json.dumps(asdict(breaker), sort_keys=True)
+def to_json(breaker: Breaker) -> dict[str, Any]:
+    """Return plain data."""
+    return asdict(breaker)
 
 
-def loads(text: str | None) -> Breaker:
-    """Read what `dumps` wrote; what a newer version added is ignored, the unreadable is closed."""
-    try:
-        body = json.loads(text or "{}")
-        known = {k: v for k, v in body.items() if k in Breaker.__dataclass_fields__}
-        return Breaker(**known)
-    except (ValueError, AttributeError, TypeError):
-        return Breaker()
+def from_json(body: Mapping[str, Any] | None) -> Breaker:
+    """Read what `to_json` gave; what a newer version added is passed over."""
+    given = body or {}
+    return Breaker(**{k: given[k] for k in Breaker.__dataclass_fields__ if k in given})
 
 
 def _open(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from pennyreel.routing import breaker as rules
 from pennyreel.routing.breaker import DEFAULT, Admission, Breaker, Limits
@@ -15,17 +15,17 @@ TRIES = 50
 
 
 class Cell(Protocol):
-    """Where the breakers are kept, by name: a table with text and a version."""
+    """Where the breakers are kept, by name: the ledger."""
 
-    def load(self, key: str) -> tuple[str | None, int]:
-        """Return the text and its version; (None, 0) where there is none."""
+    def breaker(self, backend: str, /) -> tuple[dict[str, Any] | None, int]:
+        """Return a state and its version; (None, 0) where there is none yet."""
 
-    def swap(self, key: str, version: int, text: str) -> bool:
-        """Write the text as the next version, unless it is no longer at this one."""
+    def put_breaker(self, backend: str, state: Mapping[str, Any], /, *, version: int) -> bool:
+        """Store a state if it still has this version; else change nothing: False."""
 
 
 class Breakers:
-    """Asks, and tells, the shared breakers. Their failure never fails a job."""
+    """Asks, and tells, the shared breakers."""
 
     def __init__(self, cell: Cell, limits: Limits = DEFAULT) -> None:
         """Keep both."""
@@ -60,9 +60,11 @@ class Breakers:
 
     def _change(self, key: str, change: Callable[[Breaker], tuple[Breaker, T]]) -> T | None:
         for _ in range(TRIES):
-            text, version = self._cell.load(key)
-            before = rules.loads(text)
+            state, version = self._cell.breaker(key)
+            before = rules.from_json(state)
             after, answer = change(before)
-            if after == before or self._cell.swap(key, version, rules.dumps(after)):
+            if after == before or self._cell.put_breaker(
+                key, rules.to_json(after), version=version
+            ):
                 return answer
         return None
