@@ -29,6 +29,7 @@ else:
 
 CONFIG_ENV = "PENNYREEL_CONFIG"
 RUNPOD_URL = "https://api.runpod.ai/v2"
+RUNPOD_API_URL = "https://api.runpod.io/v2"
 COMFYUI_URL = "http://127.0.0.1:8188"
 
 
@@ -74,6 +75,7 @@ class Settings:
     runpod_api_key: Secret | None = None
     runpod_endpoint: str | None = None
     runpod_base_url: str = RUNPOD_URL
+    runpod_api_url: str = RUNPOD_API_URL
     s3_endpoint: str | None = None
     s3_bucket: str | None = None
     s3_key: Secret | None = None
@@ -81,6 +83,8 @@ class Settings:
     s3_region: str | None = None
     hf_token: Secret | None = None
     civitai_token: Secret | None = None
+    prices: Mapping[str, Any] | None = None
+    """The file's `[prices]`, as it stands there; `money.catalog` reads it."""
     config_file: Path | None = None
 
     @property
@@ -141,6 +145,9 @@ FIELDS: dict[str, Field] = {
     ),
     "runpod_base_url": Field(
         "RUNPOD_ENDPOINT_BASE_URL", "runpod.base_url", "url", "RunPod's job API"
+    ),
+    "runpod_api_url": Field(
+        "PENNYREEL_RUNPOD_API_URL", "runpod.api_url", "url", "RunPod's management API"
     ),
     "s3_endpoint": Field("PENNYREEL_S3_ENDPOINT", "s3.endpoint", "url", "URL; none = AWS"),
     "s3_bucket": Field("PENNYREEL_S3_BUCKET", "s3.bucket", "text", "bucket for large inputs"),
@@ -260,7 +267,8 @@ def _from_file(file: Path, *, named: bool) -> dict[str, Any]:
             hint=f"Correct or remove {file}.",
         ) from None
     places = {field.toml: name for name, field in FIELDS.items()}
-    values = {}
+    prices = data.pop("prices", None)
+    values = {} if prices is None else {"prices": prices}
     for place, value in _flatten(data):
         if place not in places:
             raise _unknown(place, places, str(file))

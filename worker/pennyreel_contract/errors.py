@@ -73,6 +73,8 @@ class Code(str, Enum):
     RATE_LIMITED = "rate_limited"
     UNAUTHORIZED = "unauthorized"
     UNKNOWN_OUTCOME = "unknown_outcome"
+    # What the user allows.
+    CONSENT_REQUIRED = "consent_required"
     # This machine.
     INSTALL_FAILED = "install_failed"
     NOT_CONFIGURED = "not_configured"
@@ -154,6 +156,9 @@ _TABLE: dict[Code, _Entry] = {
     Code.UNAUTHORIZED: _Entry("setup", False, "Check the API key."),
     Code.UNKNOWN_OUTCOME: _Entry(
         "unknown", False, "Look the job up before you send it again: it may have run."
+    ),
+    Code.CONSENT_REQUIRED: _Entry(
+        "request", False, "Allow it by the flag that it names, or see the others: pennyreel quote"
     ),
     Code.INSTALL_FAILED: _Entry("setup", True, "Run the installation again: it resumes."),
     Code.NOT_CONFIGURED: _Entry("setup", False, "Run: pennyreel doctor"),

@@ -29,6 +29,7 @@ COMMANDS = {
     "dev": _Command("dev", "Run an emulated RunPod with real workers on this machine."),
     "doctor": _Command("doctor", "Check this machine and say what is missing."),
     "models": _Command("models", "List, fetch, check and clear out ComfyUI's models."),
+    "prices": _Command("prices", "Show what is billed by what, and how sure that is."),
     "result": _Command("result", "Wait for a job by its handle and fetch its files."),
     "run": _Command("run", "Run a workflow and save what it makes."),
     "templates": _Command("templates", "List the built-in workflows, or show one's parameters."),
