@@ -1,0 +1,70 @@
+"""The breakers that all processes share: each change is compared and swapped in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from pennyreel.routing import breaker as rules
+from pennyreel.routing.breaker import DEFAULT, Admission, Breaker, Limits
+
+T = TypeVar("T")
+
+TRIES = 50
+"""Swaps that may be lost in a row; each loss is another process's success."""
+
+
+class Cell(Protocol):
+    """Where the breakers are kept, by name: the ledger."""
+
+    def breaker(self, backend: str, /) -> tuple[dict[str, Any] | None, int]:
+        """Return a state and its version; (None, 0) where there is none yet."""
+
+    def put_breaker(self, backend: str, state: Mapping[str, Any], /, *, version: int) -> bool:
+        """Store a state if it still has this version; else change nothing: False."""
+
+
+class Breakers:
+    """Asks, and tells, the shared breakers."""
+
+    def __init__(self, cell: Cell, limits: Limits = DEFAULT) -> None:
+        """Keep both."""
+        self._cell, self._limits = cell, limits
+
+    def admit(self, key: str, token: str, at: float) -> Admission:
+        """Ask whether a job may go there; see `breaker.admit`."""
+        answer = self._change(key, lambda b: rules.admit(b, token, at, self._limits))
+        # Whoever lost every swap does not know whether it is the probe: there is one at most.
+        return answer if answer is not None else Admission(False, until=at + 1.0)
+
+    def succeeded(self, key: str, token: str, at: float) -> None:
+        """Tell that a job went well there."""
+        self._change(key, lambda b: (rules.succeeded(b, token, at), None))
+
+    def failed(
+        self, key: str, token: str, code: str, at: float, jitter: float, after_s: float | None
+    ) -> None:
+        """Tell that one did not."""
+
+        def change(breaker: Breaker) -> tuple[Breaker, None]:
+            worse = rules.failed(
+                breaker, token, code, at, jitter=jitter, retry_after_s=after_s, limits=self._limits
+            )
+            return worse, None
+
+        self._change(key, change)
+
+    def released(self, key: str, token: str) -> None:
+        """Tell that nothing was sent, or nothing was learned."""
+        self._change(key, lambda b: (rules.released(b, token), None))
+
+    def _change(self, key: str, change: Callable[[Breaker], tuple[Breaker, T]]) -> T | None:
+        for _ in range(TRIES):
+            state, version = self._cell.breaker(key)
+            before = rules.from_json(state)
+            after, answer = change(before)
+            if after == before or self._cell.put_breaker(
+                key, rules.to_json(after), version=version
+            ):
+                return answer
+        return None

@@ -1,0 +1,99 @@
+"""One thread that follows one accepted attempt to its end, and can be told to stop it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from pennyreel.backends.base import Backend
+from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.routing import hearing
+from pennyreel.routing.machine import Event, Failed, Follow, Queued, Started, Stopped, Succeeded
+from pennyreel.routing.ports import Clock
+from pennyreel.types import Handle, JobEvent
+from pennyreel.types import Queued as NowQueued
+from pennyreel.types import Started as NowStarted
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import Result
+
+LOOK_S = 20.0
+"""How long the look may take at what a cancelled job came to."""
+
+
+class Follower:
+    """Posts Queued and Started, and in the end exactly one answer to its `Follow`."""
+
+    def __init__(
+        self,
+        effect: Follow,
+        backend: Backend,
+        clock: Clock,
+        *,
+        post: Callable[[Event], None],
+        hear: Callable[[JobEvent], None],
+        bill: Callable[[Result], int | None],
+    ) -> None:
+        """Begin to follow."""
+        self._effect, self._backend, self._clock = effect, backend, clock
+        self._post, self._hear, self._bill = post, hear, bill
+        self._token = CancelToken()
+        self.handle = Handle.parse(effect.handle)
+        self._result: Result | None = None
+        self.thread = threading.Thread(
+            target=self._run, name=f"pennyreel-follow-{self.handle.attempt_id[:8]}", daemon=True
+        )
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Cancel the attempt; the answer says whether that is confirmed."""
+        self._token.cancel()
+
+    @property
+    def made(self) -> Result:
+        """What it made; only after its answer was Succeeded."""
+        if self._result is None:
+            raise error(Code.OUTPUT_MISSING, "there is no result to fetch")
+        return self._result
+
+    def _run(self) -> None:
+        left = max(0.0, self._effect.deadline_at - self._clock.now())
+        answer = self._follow(Deadline(left), self._token)
+        asked = self._token.cancelled and isinstance(answer, Stopped)
+        self._post(self._look(answer) if asked and isinstance(answer, Stopped) else answer)
+
+    def _look(self, told: Stopped) -> Event:
+        """See how it ended: a cancel that is confirmed may have come after the result."""
+        if not told.confirmed:
+            return told
+        seen = self._follow(Deadline(LOOK_S), CancelToken())
+        if isinstance(seen, Succeeded):
+            return seen
+        sure = isinstance(seen, Stopped) and seen.confirmed
+        gone = isinstance(seen, Failed)  # a job that was removed is not found again
+        return Stopped(
+            told.n, told.call, sure or gone, told.trouble, self._clock.now(), told.jitter
+        )
+
+    def _follow(self, deadline: Deadline, token: CancelToken) -> Event:
+        n, call = self._effect.n, self._effect.call
+        try:
+            self._result = self._backend.follow(
+                self.handle, on_event=self._on_event, deadline=deadline, cancel=token
+            )
+            return Succeeded(n, call, self._clock.now(), self._billed(self._result))
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the job was accepted
+            return hearing.of_follow(problem, n, call, self._clock.now(), self._clock.jitter())
+
+    def _billed(self, result: Result) -> int | None:
+        """Return the bill; a result whose bill cannot be read is a result all the same."""
+        with suppress(PennyreelError, ArithmeticError):
+            return self._bill(result)
+        return None
+
+    def _on_event(self, event: JobEvent) -> None:
+        if isinstance(event, NowQueued):
+            self._post(Queued(self._effect.n, self._clock.now()))
+        elif isinstance(event, NowStarted):
+            self._post(Started(self._effect.n, self._clock.now()))
+        self._hear(event)

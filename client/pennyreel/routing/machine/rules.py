@@ -1,0 +1,142 @@
+"""The questions that cost money, or a job, when they are answered wrongly. Pure."""
+
+from __future__ import annotations
+
+from pennyreel.errors import Code
+from pennyreel.routing.machine.states import Attempt, Job, Option, Rules, Stage, Trouble
+
+_PAID = frozenset(
+    {
+        Code.RESULT_EXPIRED.value,
+        Code.RESULT_TOO_LARGE.value,
+        Code.RESULT_REFUSED.value,
+        Code.STORAGE_FAILED.value,
+        Code.ATTEMPT_CONFLICT.value,
+    }
+)
+"""The job was made and its result is out of reach: making it again would be paid again."""
+
+_THE_PLACE = frozenset(
+    {
+        Code.OUT_OF_MEMORY.value,
+        Code.MISSING_MODEL.value,
+        Code.MODEL_REFUSED.value,
+        Code.NODE_REFUSED.value,
+        Code.UNKNOWN_NODE.value,
+        Code.CONTRACT_UNSUPPORTED.value,
+        Code.ADDRESS_REFUSED.value,
+        Code.INPUT_TOO_LARGE.value,
+        Code.REQUEST_TOO_LARGE.value,
+    }
+)
+"""Not worth repeating there, and no fault of the job's own: elsewhere it may go well."""
+
+
+def next_option(job: Job) -> int | None:
+    """Return the option to try next: the first that needs no asking, else the first left.
+
+    Each backend is tried at most once, however often it is listed.
+    """
+    used = {job.options[a.n].key for a in job.attempts}
+    left = [n for n, option in enumerate(job.options) if option.key not in used]
+    return next((n for n in left if agreed(job, n)), left[0] if left else None)
+
+
+def agreed(job: Job, n: int) -> bool:
+    """Whether this option may be tried without asking."""
+    return job.options[n].consented or n in job.consents
+
+
+def busy(job: Job) -> bool:
+    """Whether an attempt is alive: then no other may begin."""
+    return any(a.alive for a in job.attempts)
+
+
+def unforgiven(job: Job) -> bool:
+    """Whether an attempt may be billed unseen, and the user did not agree to pay for another."""
+    return unknown(job) > job.forgiven
+
+
+def unknown(job: Job) -> int:
+    """Count the attempts that may be billed unseen. What is free is not paid for twice."""
+    lost = (a for a in job.attempts if a.stage is Stage.UNKNOWN)
+    return sum(job.options[a.n].reserve_microusd > 0 for a in lost)
+
+
+def unwanted(job: Job) -> bool:
+    """Whether nothing more may be sent: the job is cancelled, or has its result."""
+    return job.cancel or job.winner is not None
+
+
+def sends_again(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
+    """Whether to send to the same backend again what it surely did not accept."""
+    asked = trouble.retry_after_s or 0.0
+    return trouble.retryable and attempt.sends < job.rules.sends and asked <= job.rules.most_s
+
+
+def proves_nothing(attempt: Attempt) -> bool:
+    """Whether a "not accepted" leaves open what became of an earlier call. A look-up's does not."""
+    return attempt.unsure and attempt.awaits == "submit"
+
+
+def looks_it_up(job: Job, attempt: Attempt) -> bool:
+    """Whether an unanswered submit can be looked up (once more)."""
+    return job.options[attempt.n].looks_up and attempt.looks < job.rules.looks
+
+
+def sends_for_its_result(job: Job, attempt: Attempt) -> bool:
+    """Whether to repeat an unanswered submit: only where a repeat is neither run nor billed."""
+    return job.options[attempt.n].replays and attempt.sends < job.rules.sends and not unwanted(job)
+
+
+def leaves_queue(job: Job, attempt: Attempt, at: float) -> bool:
+    """Whether a queued attempt has waited too long, can be cancelled, and there is another."""
+    option, other = job.options[attempt.n], next_option(job)
+    if attempt.stage is not Stage.ACCEPTED or attempt.started or not attempt.queued:
+        return False
+    if not option.cancels:
+        return False
+    if other is None or not agreed(job, other) or unforgiven(job):
+        return False
+    return at >= (attempt.accepted_at or 0.0) + option.queue_s
+
+
+def asks_again_to_stop(job: Job, attempt: Attempt) -> bool:
+    """Whether to repeat a cancel that was not confirmed."""
+    return job.options[attempt.n].cancels and attempt.stops < job.rules.stops
+
+
+def ended_there(confirmed: bool) -> bool:
+    """Whether an attempt that was told to stop is over: only if the backend says so."""
+    return confirmed
+
+
+def moves_on(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
+    """Whether another backend may try what ran here and failed."""
+    if trouble.code in _PAID:
+        return False
+    if trouble.retryable or trouble.code in _THE_PLACE:
+        return True
+    other = next_option(job)
+    return other is not None and _engine(job.options[other]) != _engine(job.options[attempt.n])
+
+
+def owed(attempt: Attempt, billed_microusd: int | None) -> int | None:
+    """Return what a stopped attempt cost; None = the reservation counts."""
+    if billed_microusd is None and not attempt.started and not attempt.resumed:
+        return 0  # it was in the queue all the time
+    return billed_microusd
+
+
+def pause_s(rules: Rules, tries: int, jitter: float, retry_after_s: float | None = None) -> float:
+    """Return the seconds before the next try: full jitter, doubling, bounded.
+
+    What the backend asked for is honoured, and comes on top: those whom it told the same do not
+    come back at the same moment.
+    """
+    longest = min(rules.most_s, rules.base_s * 2.0 ** max(0, tries - 1))
+    return (retry_after_s or 0.0) + jitter * longest
+
+
+def _engine(option: Option) -> str:
+    return option.engine or option.backend
