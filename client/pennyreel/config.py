@@ -81,6 +81,9 @@ class Settings:
     s3_region: str | None = None
     hf_token: Secret | None = None
     civitai_token: Secret | None = None
+    ledger_url: Secret | None = None
+    alert_webhook: Secret | None = None
+    alert_hosts: str | None = None
     config_file: Path | None = None
 
     @property
@@ -149,6 +152,24 @@ FIELDS: dict[str, Field] = {
     "s3_region": Field("PENNYREEL_S3_REGION", "s3.region", "text", "region"),
     "hf_token": Field("HF_TOKEN", "models.hf_token", "secret", "Hugging Face's token"),
     "civitai_token": Field("CIVITAI_API_KEY", "models.civitai_token", "secret", "Civitai's key"),
+    "ledger_url": Field(
+        "PENNYREEL_LEDGER_URL",
+        "ledger.url",
+        "secret",
+        "postgresql://… of a shared ledger; none = ledger.db in the home folder",
+    ),
+    "alert_webhook": Field(
+        "PENNYREEL_ALERT_WEBHOOK",
+        "alerts.webhook",
+        "secret",
+        "https URL that is told when half, 80 % or all of a budget is spent",
+    ),
+    "alert_hosts": Field(
+        "PENNYREEL_ALERT_HOSTS",
+        "alerts.hosts",
+        "text",
+        "HOST:PORT,… that it may be though they are private",
+    ),
 }
 
 

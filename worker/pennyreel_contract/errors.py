@@ -73,6 +73,9 @@ class Code(str, Enum):
     RATE_LIMITED = "rate_limited"
     UNAUTHORIZED = "unauthorized"
     UNKNOWN_OUTCOME = "unknown_outcome"
+    # Money.
+    BUDGET_EXCEEDED = "budget_exceeded"
+    LEDGER_UNUSABLE = "ledger_unusable"
     # This machine.
     INSTALL_FAILED = "install_failed"
     NOT_CONFIGURED = "not_configured"
@@ -154,6 +157,12 @@ _TABLE: dict[Code, _Entry] = {
     Code.UNAUTHORIZED: _Entry("setup", False, "Check the API key."),
     Code.UNKNOWN_OUTCOME: _Entry(
         "unknown", False, "Look the job up before you send it again: it may have run."
+    ),
+    Code.BUDGET_EXCEEDED: _Entry(
+        "unavailable", False, "Wait until it resets, or raise it: pennyreel budget set"
+    ),
+    Code.LEDGER_UNUSABLE: _Entry(
+        "setup", True, "Check its disk or server, or name another in PENNYREEL_LEDGER_URL."
     ),
     Code.INSTALL_FAILED: _Entry("setup", True, "Run the installation again: it resumes."),
     Code.NOT_CONFIGURED: _Entry("setup", False, "Run: pennyreel doctor"),
