@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from money.postgres import cluster
+from money.postgres import Databases, cluster
 from money.support import Clock, Place
 from pennyreel.money.ledger import Ledger
 
@@ -33,24 +32,37 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def _count() -> Callable[[], int]:
-    numbers = iter(range(1_000_000))
-    return lambda: next(numbers)
+def servers(postgres: str) -> Databases:
+    """Databases on that server; one with a ledger's tables is made once and copied."""
+    made = Databases(postgres)
+    Place(made.make("ledger")).open().close()
+    return made
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def place(
-    request: pytest.FixtureRequest, tmp_path: Path, _count: Callable[[], int]
-) -> Iterator[Place]:
-    """Where an empty ledger can be made: a file, or a database on the server."""
-    if request.param == "sqlite":
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each test runs once on each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def bare(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Where a ledger can be made: no file, or an empty database on the server."""
+    if kind == "sqlite":
         yield Place(f"sqlite:///{tmp_path / 'ledger.db'}")
         return
-    server, name = request.getfixturevalue("postgres"), f"t{_count()}"
-    with psycopg.connect(f"{server}postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-        yield Place(f"{server}{name}")
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with request.getfixturevalue("servers").one() as url:
+        yield Place(url)
+
+
+@pytest.fixture
+def place(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """Where an empty ledger is."""
+    if kind == "sqlite":
+        yield Place(f"sqlite:///{tmp_path / 'ledger.db'}")
+        return
+    with request.getfixturevalue("servers").one(like="ledger") as url:
+        yield Place(url)
 
 
 @pytest.fixture

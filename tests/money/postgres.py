@@ -59,6 +59,30 @@ def cluster() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Databases:
+    """The databases of a server."""
+
+    def __init__(self, server: str) -> None:
+        self._server, self._count = server, 0
+
+    def make(self, name: str, like: str = "template0") -> str:
+        """Make one and return its URL."""
+        self._run(f"CREATE DATABASE {name} TEMPLATE {like}")
+        return f"{self._server}{name}"
+
+    @contextmanager
+    def one(self, like: str = "template0") -> Iterator[str]:
+        """Yield the URL of one that is gone afterwards."""
+        self._count += 1
+        name = f"test{self._count}"
+        yield self.make(name, like)
+        self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def _run(self, statement: str) -> None:
+        with psycopg.connect(f"{self._server}postgres", autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+
 def _initdb(where: Path, folder: Path, user: str | None) -> None:
     done = subprocess.run(
         [

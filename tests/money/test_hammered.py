@@ -38,7 +38,7 @@ def test_sixteen_processes_never_exceed_a_budget_and_never_fail(
         # What is left is exactly what fits: one micro-dollar more does not.
         left = CAP - held.counted
         assert reserve(ledger, "last", left).reserved == left
-        assert ledger.room(backend="runpod", labels={}) == 0
+        assert ledger.room(backend="runpod") == 0
 
 
 def test_the_budget_was_never_exceeded_at_any_moment(place: Place, tmp_path: Path) -> None:

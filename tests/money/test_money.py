@@ -10,6 +10,7 @@ from pennyreel.errors import BadRequest, Unavailable
 from pennyreel.money.amounts import microusd
 from pennyreel.money.caps import Cap, Scope
 from pennyreel.money.ledger import Ledger
+from pennyreel.money.records import Labels
 
 ALL = Scope("all")
 
@@ -266,9 +267,9 @@ def test_what_is_no_amount_is_refused(ledger: Ledger, amount: int, certainty: st
 
 
 def test_room_is_what_a_job_may_cost_now(ledger: Ledger) -> None:
-    assert ledger.room(backend="runpod", labels={}) is None
+    assert ledger.room(backend="runpod") is None
     ledger.set_budget(ALL, "day", 100)
     ledger.set_budget(Scope("backend", "gemini"), "day", 30)
     reserve(ledger, "a", 20)
-    assert ledger.room(backend="runpod", labels={}) == 80
-    assert ledger.room(backend="gemini", labels={"user": None}) == 30
+    assert ledger.room(backend="runpod") == 80
+    assert ledger.room(backend="gemini", labels=Labels(user="ada")) == 30

@@ -131,9 +131,12 @@ class Database:
         if os.getpid() != self._pid:  # forked: the connections are still the parent's
             self._engine.dispose(close=False)
             self._pid = os.getpid()
+        options: dict[str, Any] = {_WRITES: writes}
+        if self.postgres and not writes:
+            options["isolation_level"] = "REPEATABLE READ"  # one moment, as SQLite reads anyway
         try:
             with (
-                self._engine.connect().execution_options(**{_WRITES: writes}) as connection,
+                self._engine.connect().execution_options(**options) as connection,
                 connection.begin(),
             ):
                 yield connection

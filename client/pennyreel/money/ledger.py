@@ -1,7 +1,8 @@
 """The ledger: jobs, attempts, money and budgets in one database, shared by all processes.
 
-`jobbook.py` has jobs and claims, `moneybook.py` reservations and budgets, `sharedbook.py` what
-processes tell one another. A ledger is thread-safe; each call is one transaction.
+`jobbook.py` has jobs and claims, `moneybook.py` reservations, `budgetbook.py` caps, and
+`sharedbook.py` what processes tell one another. A ledger is thread-safe; each call is one
+transaction.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing_extensions import Self
 from pennyreel.config import Settings
 from pennyreel.errors import PennyreelError
 from pennyreel.money import alerts, spending
+from pennyreel.money.budgetbook import BudgetBook
 from pennyreel.money.claims import new_owner
 from pennyreel.money.database import Database
 from pennyreel.money.jobbook import JobBook
@@ -24,7 +26,7 @@ from pennyreel.money.sharedbook import SharedBook
 from pennyreel.money.upgrade import upgrade
 
 
-class Ledger(JobBook, MoneyBook, SharedBook):
+class Ledger(JobBook, MoneyBook, BudgetBook, SharedBook):
     """One open ledger. Close it: what it follows can be followed by others then."""
 
     def __init__(

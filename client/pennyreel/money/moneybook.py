@@ -17,10 +17,10 @@ from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.money.alerts import Alert, crossed
 from pennyreel.money.amounts import dollars
 from pennyreel.money.book import Book
-from pennyreel.money.caps import Budget, Cap, Scope, all_caps, applies, caps_on, check, state_of
+from pennyreel.money.caps import Cap, applies, caps_on, check
 from pennyreel.money.jobbook import find_attempt
 from pennyreel.money.records import CERTAINTIES, Attempt, Entry
-from pennyreel.money.tables import attempts, budgets, entries, jobs
+from pennyreel.money.tables import attempts, entries, jobs
 from pennyreel.types import Handle
 
 CLAIM_S = 120.0
@@ -230,42 +230,6 @@ class MoneyBook(Book):
             rows = connection.execute(query).mappings()
             return [Entry(**{name: row[name] for name in names}) for row in rows]
 
-    def set_budget(self, scope: Scope, period: str, limit: int) -> Budget:
-        """Allow at most `limit` micro-dollars in a scope and period, from now on."""
-        cap = Cap(scope, period, limit)
-        with self._db.write() as connection:
-            connection.execute(budgets.delete().where(_is(scope, period)))
-            connection.execute(
-                budgets.insert().values(
-                    scope=scope.kind,
-                    name=scope.name,
-                    period=period,
-                    cap=limit,
-                    set_ms=self.now_ms(),
-                )
-            )
-            return state_of(connection, cap, self.now_ms())
-
-    def remove_budget(self, scope: Scope, period: str) -> bool:
-        """Lift a cap; return whether there was one."""
-        with self._db.write() as connection:
-            return connection.execute(budgets.delete().where(_is(scope, period))).rowcount > 0
-
-    def budgets(self) -> list[Budget]:
-        """Return every cap with what is taken of it now."""
-        with self._db.read() as connection:
-            return [state_of(connection, cap, self.now_ms()) for cap in all_caps(connection)]
-
-    def room(
-        self, *, backend: str, labels: dict[str, str | None], caps: Sequence[Cap] = ()
-    ) -> int | None:
-        """Return the micro-dollars that a job could cost now, or None where no cap applies."""
-        given = {**labels, "backend": backend}
-        with self._db.read() as connection:
-            limits = [*caps_on(connection, given), *(c for c in caps if applies(c, given))]
-            now = self.now_ms()
-            return min((state_of(connection, cap, now).left for cap in limits), default=None)
-
     def _job_for(self, connection: Connection, job_id: str, *, beside_unknown: bool) -> Row[Any]:
         """Return the job's row, if it may have one more attempt."""
         job = connection.execute(select(jobs).where(jobs.c.job_id == job_id)).first()
@@ -362,11 +326,6 @@ def _of(first: Row[Any]) -> dict[str, str | None]:
 def _booked(first: Row[Any]) -> dict[str, Any]:
     """What every later entry of an attempt takes from its reservation."""
     return {"booked_ms": first.booked_ms, **_of(first)}
-
-
-def _is(scope: Scope, period: str) -> Any:
-    table = budgets.c
-    return (table.scope == scope.kind) & (table.name == scope.name) & (table.period == period)
 
 
 def _check_amount(amount: int, certainty: str) -> None:
