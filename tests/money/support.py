@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -49,9 +50,23 @@ class Place:
         options: dict[str, Any] = {} if clock is None else {"clock": clock}
         return Ledger(self.database(), tells=tells, **options)
 
-    def engine(self) -> sa.Engine:
+    @contextmanager
+    def connection(self) -> Iterator[sa.Connection]:
         """The database without the ledger's care."""
-        return sa.create_engine(self.url.replace("postgresql:", "postgresql+psycopg:"))
+        engine = sa.create_engine(self.url.replace("postgresql:", "postgresql+psycopg:"))
+        try:
+            with engine.begin() as connection:
+                yield connection
+        finally:
+            engine.dispose()
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self.connection() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(query)]
+
+    def run(self, statement: str) -> None:
+        with self.connection() as connection:
+            connection.exec_driver_sql(statement)
 
 
 def job(ledger: Ledger, job_id: str = "j1", **labels: str) -> str:

@@ -49,11 +49,7 @@ def test_the_budget_was_never_exceeded_at_any_moment(place: Place, tmp_path: Pat
         ledger.set_budget(Scope("all"), "total", 5000)
         together("hammer.py", [(f"p{n}", str(secret), "15") for n in range(4)])
         counted, most = 0, 0
-        engine = place.engine()
-        with engine.connect() as connection:
-            rows = connection.exec_driver_sql("SELECT reserved + spent FROM entries ORDER BY id")
-            for (change,) in rows:
-                counted += change
-                most = max(most, counted)
-        engine.dispose()
+        for (change,) in place.rows("SELECT reserved + spent FROM entries ORDER BY id"):
+            counted += change
+            most = max(most, counted)
         assert 4000 < most <= 5000

@@ -155,7 +155,7 @@ class Database:
         with self._raw() as connection:
             if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
                 return
-            with FileLock(f"{path}.lock", timeout=BUSY_S):
+            with FileLock(f"{path}.lock", timeout=BUSY_S, mode=0o600):
                 connection.execute("PRAGMA journal_mode = WAL")
 
     @contextmanager
