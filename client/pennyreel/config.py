@@ -88,6 +88,9 @@ class Settings:
     devices: str | None = None
     prices: Mapping[str, Any] | None = None
     """The file's `[prices]`, as it stands there; `money.catalog` reads it."""
+    ledger_url: Secret | None = None
+    alert_webhook: Secret | None = None
+    alert_hosts: str | None = None
     config_file: Path | None = None
 
     @property
@@ -169,6 +172,23 @@ FIELDS: dict[str, Field] = {
     "civitai_token": Field("CIVITAI_API_KEY", "models.civitai_token", "secret", "Civitai's key"),
     "devices": Field(
         "PENNYREEL_DEVICES", "devices", "text", "this machine's GPUs: RTX 3090:24GB, or none"
+    "ledger_url": Field(
+        "PENNYREEL_LEDGER_URL",
+        "ledger.url",
+        "secret",
+        "postgresql://… of a shared ledger; none = ledger.db in the home folder",
+    ),
+    "alert_webhook": Field(
+        "PENNYREEL_ALERT_WEBHOOK",
+        "alerts.webhook",
+        "secret",
+        "https URL that is told when half, 80 % or all of a budget is spent",
+    ),
+    "alert_hosts": Field(
+        "PENNYREEL_ALERT_HOSTS",
+        "alerts.hosts",
+        "text",
+        "HOST:PORT,… that it may be though they are private",
     ),
 }
 

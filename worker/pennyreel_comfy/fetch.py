@@ -152,6 +152,23 @@ def stream(
     raise error(Code.INPUT_UNREACHABLE, f"{name} redirects more than {MAX_HOPS} times")
 
 
+def post(url: str, body: bytes, *, deadline: Deadline, allow_hosts: Collection[str] = ()) -> int:
+    """POST JSON to a URL and return the answer's status; neither repeated nor redirected.
+
+    Only https, unless `allow_hosts` has its host and port. Raises as `fetch` does.
+    """
+    name, target = shown(url), parse(url)
+    if not target.secure and f"{target.host.lower()}:{target.port}" not in allow_hosts:
+        raise error(Code.ADDRESS_REFUSED, f"{name}: only https URLs are posted to")
+    with (
+        _Cutter(deadline, CancelToken(), name) as cutter,
+        _get(
+            target, name, allow_hosts, cutter, {"Content-Type": "application/json"}, body
+        ) as reply,
+    ):
+        return reply.status
+
+
 def whole(text: str) -> int | None:
     """Read a header's number of bytes; None where it is none."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
@@ -220,14 +237,16 @@ def _get(
     allow_hosts: Collection[str],
     cutter: _Cutter,
     headers: Mapping[str, str],
+    body: bytes | None = None,
 ) -> Iterator[urllib3.BaseHTTPResponse]:
-    """GET from an address that was checked, under the name that was asked for."""
+    """GET from an address that was checked, or POST to it, under the name that was asked for."""
     connection = _connect(target, resolve(target, name, allow_hosts), cutter)
     try:
         try:
             connection.request(
-                "GET",
+                "GET" if body is None else "POST",
                 target.path,
+                body=body,
                 headers={
                     "Host": target.netloc,
                     "Accept-Encoding": "identity",

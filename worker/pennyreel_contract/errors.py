@@ -75,6 +75,9 @@ class Code(str, Enum):
     UNKNOWN_OUTCOME = "unknown_outcome"
     # What the user allows.
     CONSENT_REQUIRED = "consent_required"
+    # Money.
+    BUDGET_EXCEEDED = "budget_exceeded"
+    LEDGER_UNUSABLE = "ledger_unusable"
     # This machine.
     INSTALL_FAILED = "install_failed"
     NOT_CONFIGURED = "not_configured"
@@ -159,6 +162,11 @@ _TABLE: dict[Code, _Entry] = {
     ),
     Code.CONSENT_REQUIRED: _Entry(
         "request", False, "Allow it by the flag that it names, or see the others: pennyreel quote"
+    Code.BUDGET_EXCEEDED: _Entry(
+        "unavailable", False, "Wait until it resets, or raise it: pennyreel budget set"
+    ),
+    Code.LEDGER_UNUSABLE: _Entry(
+        "setup", True, "Check its disk or server, or name another in PENNYREEL_LEDGER_URL."
     ),
     Code.INSTALL_FAILED: _Entry("setup", True, "Run the installation again: it resumes."),
     Code.NOT_CONFIGURED: _Entry("setup", False, "Run: pennyreel doctor"),

@@ -23,8 +23,10 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "backends": _Command("backends", "Show where jobs can run, and where the next one goes."),
+    "budget": _Command("budget", "Show and set how much may be spent."),
     "cancel": _Command("cancel", "Stop a job by its handle."),
     "comfyui": _Command("comfyui", "Install, start and stop a ComfyUI on this machine."),
+    "costs": _Command("costs", "Show what was spent, by day, backend, project and more."),
     "demo": _Command("demo", "See the whole path work on this machine, at no cost."),
     "dev": _Command("dev", "Run an emulated RunPod with real workers on this machine."),
     "devices": _Command("devices", "Show this machine's GPUs, and what is free of them."),
