@@ -160,6 +160,7 @@ FIELDS: dict[str, Field] = {
         "simulated",
         "text",
         "how backend simulated behaves: run_s=2,fail=0.1",
+    ),
     "runpod_api_url": Field(
         "PENNYREEL_RUNPOD_API_URL", "runpod.api_url", "url", "RunPod's management API"
     ),
@@ -172,6 +173,7 @@ FIELDS: dict[str, Field] = {
     "civitai_token": Field("CIVITAI_API_KEY", "models.civitai_token", "secret", "Civitai's key"),
     "devices": Field(
         "PENNYREEL_DEVICES", "devices", "text", "this machine's GPUs: RTX 3090:24GB, or none"
+    ),
     "ledger_url": Field(
         "PENNYREEL_LEDGER_URL",
         "ledger.url",

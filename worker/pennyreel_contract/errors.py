@@ -162,6 +162,7 @@ _TABLE: dict[Code, _Entry] = {
     ),
     Code.CONSENT_REQUIRED: _Entry(
         "request", False, "Allow it by the flag that it names, or see the others: pennyreel quote"
+    ),
     Code.BUDGET_EXCEEDED: _Entry(
         "unavailable", False, "Wait until it resets, or raise it: pennyreel budget set"
     ),
