@@ -13,7 +13,6 @@ from pennyreel.backends.base import Backend
 from pennyreel.errors import (
     Code,
     JobCancelled,
-    JobFailed,
     JobTimeout,
     OutcomeUnknown,
     PennyreelError,
@@ -21,18 +20,15 @@ from pennyreel.errors import (
     Unavailable,
     error,
 )
-from pennyreel.saving import PartFile
-from pennyreel.types import Artifact, Attempt, Handle, JobEvent, RunResult
+from pennyreel.fetching import Fetching
+from pennyreel.types import Attempt, Handle, JobEvent, RunResult
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import Artifact as RemoteArtifact
 from pennyreel_contract import Result
 
 OnEnd = Callable[[str], None]
 """Told how the job ended: done, or an error's code."""
 
 _TICK_S = 0.5
-_GONE = frozenset({Code.RESULT_EXPIRED.value, Code.OUTPUT_MISSING.value})
-"""A file that failed so is not there any more: fetching it again cannot help."""
 
 
 class Job:
@@ -189,18 +185,23 @@ class Job:
         self._clock.executed()
         for text in remote.warnings:
             self._tell(types.Warned(text))
-        saved = []
-        for artifact in remote.artifacts:
-            one = self._save(artifact)
-            saved.append(one)
-            self._tell(types.ArtifactSaved(one))
+        fetching = Fetching(
+            self._backend,
+            self.handle,
+            self._out_dir,
+            self._deadline,
+            self._cancel,
+            f"pennyreel result '{self.handle}'",
+            self._tell,
+        )
+        saved = fetching.all(remote)
         with self._changed:
             warnings = [e.text for e in self._events if isinstance(e, types.Warned)]
         return RunResult(
             job_id=self.id,
             backend=self.handle.backend,
             handle=self.handle,
-            artifacts=tuple(saved),
+            artifacts=saved,
             timings=self._clock.timings(),
             remote_timings=dict(remote.timings),
             gpu=None if remote.gpu is None else remote.gpu.model_dump(exclude_none=True),
@@ -210,43 +211,6 @@ class Job:
             metadata=dict(remote.metadata),
             replayed=remote.replayed,
         )
-
-    def _save(self, artifact: RemoteArtifact) -> Artifact:
-        """Fetch one file; whatever hinders that, the job itself is done and paid for."""
-        try:
-            return self._fetch(artifact)
-        except (JobCancelled, JobTimeout, JobFailed, Unavailable) as problem:
-            if problem.code in _GONE:
-                raise
-            again = f"etch it again: pennyreel result '{self.handle}'"
-            code = Code.STORAGE_FAILED
-            if isinstance(problem, (JobCancelled, JobTimeout)):
-                code = Code.TIMEOUT if isinstance(problem, JobTimeout) else Code.CANCELLED
-            # This disk's failures say what to do about them.
-            known = problem.code == code.value and problem.hint != error(code, "").hint
-            raise error(
-                code,
-                f"{problem}; the job is done",
-                retryable=False,
-                hint=f"{problem.hint} Then f{again}" if known else f"F{again}",
-                detail={"handle": str(self.handle), "confirmed_stopped": True},
-            ) from problem
-
-    def _fetch(self, artifact: RemoteArtifact) -> Artifact:
-        with PartFile(self._out_dir, artifact.name, check=self._cancel.check) as part:
-            self._backend.fetch(self.handle, artifact, part, self._cancel, self._deadline)
-            # A backend that cannot know size and sha256 beforehand says 0 and "".
-            known = bool(artifact.sha256)
-            path = part.commit(sha256=artifact.sha256, size=artifact.bytes if known else None)
-            return Artifact(
-                name=path.name,
-                kind=artifact.kind,
-                mime=artifact.mime,
-                bytes=part.size,
-                sha256=part.sha256,
-                path=path,
-                node=artifact.node,
-            )
 
     def _tell(self, event: JobEvent) -> None:
         with self._changed:
