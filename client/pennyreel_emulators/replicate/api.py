@@ -150,7 +150,7 @@ class Api:
         while self._store.status(made) not in FINAL:
             if time.monotonic() >= until:
                 return False
-            await asyncio.sleep(_LOOK_S)  # noqa: ASYNC110 - only the clock ends it
+            await asyncio.sleep(_LOOK_S)
         return True
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
