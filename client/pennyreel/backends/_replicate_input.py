@@ -32,7 +32,7 @@ def inputs(work: Work) -> dict[str, Any]:
     prompt = work.prompt
     if prompt is None:
         raise _refused("runs no workflows, only prompts")
-    _check(prompt, work)
+    _check(prompt)
     seed = minted_seed(work.attempt_id) if work.seed is None else work.seed % _EXACT_SEED
     optional = {
         "negative_prompt": prompt.negative,
@@ -47,17 +47,17 @@ def inputs(work: Work) -> dict[str, Any]:
     }
 
 
-def _check(prompt: Prompt, work: Work) -> None:
+def _check(prompt: Prompt) -> None:
     """Refuse here what would be less than asked for, or a 422 there."""
     sides = [n for n in (prompt.width, prompt.height) if n is not None and n not in SIDES]
     for wrong, what in (
         (prompt.kind != "video", f"makes no {prompt.kind}"),
         (not prompt.text.strip(), "needs a prompt"),
-        (bool(sides), f"makes no side of {sides[:1]}: {', '.join(map(str, SIDES))}"),
+        (bool(sides), f"makes no side of {sides}: only {', '.join(map(str, SIDES))}"),
         ((prompt.frames or 0) > FRAMES, f"makes {FRAMES} frames, not {prompt.frames}"),
         ((prompt.seconds or 0) > SECONDS, f"makes {SECONDS:g} s, not {prompt.seconds}"),
         (prompt.format not in {None, "mp4", "gif"}, f"makes mp4 and gif, no {prompt.format}"),
-        (prompt.image is not None or bool(work.sources), "takes no files"),
+        (prompt.image is not None, "takes no image"),
         (prompt.audio, "makes no sound"),
     ):
         if wrong:

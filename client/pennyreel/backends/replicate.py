@@ -88,13 +88,14 @@ class ReplicateBackend:
                 hint=f"Set REPLICATE_API_TOKEN to a token of {TOKENS}, or use another backend: "
                 "pennyreel doctor",
             )
-        configured = settings.replicate_model or MODEL
-        model, _, version = (target or configured).partition(":")
-        known = settings.replicate_version or (VERSION if model == MODEL else None)
+        configured, _, pinned = (settings.replicate_model or MODEL).partition(":")
+        model, _, version = (target or settings.replicate_model or MODEL).partition(":")
+        if not version and model == configured:
+            version = settings.replicate_version or pinned
         return cls(
             settings.replicate_api_token,
             model=model,
-            version=version or (known if model == configured.partition(":")[0] else None),
+            version=version or (VERSION if model == MODEL else None),
             hardware=settings.replicate_hardware or HARDWARE,
             base_url=settings.replicate_base_url,
         )

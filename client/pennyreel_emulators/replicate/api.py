@@ -24,6 +24,7 @@ from pennyreel_emulators.replicate.http import (
     invalid,
     no_credit,
     not_found,
+    play,
     recorded,
     unauthenticated,
 )
@@ -90,9 +91,9 @@ class Api:
 
         async def answer(request: web.Request) -> web.StreamResponse:
             self.requests.append(await recorded(request))
-            fault = self._faults.take(operation, request)
+            fault = self._faults.take(operation)
             if fault is not None:
-                return fault
+                return play(fault, request)
             try:
                 self._authorize(request)
                 throttled = (self._creates if operation == "create" else self._others).admit()

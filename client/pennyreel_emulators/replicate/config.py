@@ -43,7 +43,10 @@ class Fault:
 
     status: int = 0
     body: object = None
+    """A text is sent as HTML, anything else as JSON."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    cut_at: int | None = None
+    """Of a file: its real answer, broken off after so many bytes."""
     times: int = 1
 
 
@@ -71,6 +74,8 @@ class Config:
     # RateLimit(6) and a burst of 1.
     creates: RateLimit = RateLimit(600)
     others: RateLimit = RateLimit(3000)
+    # Of every prediction that `script` says nothing of.
+    behaviour: Behaviour = Behaviour()
     # False: 402 for every create.
     credit: bool = True
     hardware: str = "gpu-l40s"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from pennyreel_emulators.replicate import hotshot
-from pennyreel_emulators.replicate.http import Faults, Recorded, recorded
+from pennyreel_emulators.replicate.http import Faults, Recorded, play, recorded
 from pennyreel_emulators.replicate.store import Store
 
 
@@ -25,11 +25,11 @@ class Delivery:
         return app
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        """A file of a prediction; Range works, as at Replicate (a CDN)."""
+        """A file of a prediction."""
         self.requests.append(await recorded(request))
-        fault = self._faults.take("file", request)
-        if fault is not None:
-            return fault
+        fault = self._faults.take("file")
+        if fault is not None and fault.cut_at is None:
+            return play(fault, request)
         store = self._store()
         made = store.get(request.match_info["id"])
         # That an expired file is a 404 is UNVERIFIED: perhaps 403 or 410.
@@ -39,4 +39,19 @@ class Delivery:
         if name != request.match_info["name"]:
             return web.Response(status=404)
         kind = "video/mp4" if name.endswith("mp4") else "image/gif"
+        if fault is not None:
+            return await _broken_off(request, content, kind, fault.cut_at or 0)
         return web.Response(body=content, content_type=kind)
+
+
+async def _broken_off(
+    request: web.Request, content: bytes, kind: str, cut_at: int
+) -> web.StreamResponse:
+    """Announce the whole, send a part, and end the connection."""
+    answer = web.StreamResponse(headers={"Content-Type": kind})
+    answer.content_length = len(content)
+    await answer.prepare(request)
+    await answer.write(content[:cut_at])
+    if request.transport is not None:
+        request.transport.close()
+    return answer

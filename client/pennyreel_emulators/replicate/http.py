@@ -109,21 +109,23 @@ class Faults:
         """Answer the operation's next requests so."""
         self._left.setdefault(operation, []).extend([fault] * fault.times)
 
-    def take(self, operation: str, request: web.Request) -> web.StreamResponse | None:
-        """The answer in place of the real one; a cut connection raises."""
+    def take(self, operation: str) -> Fault | None:
+        """The next one, if any."""
         waiting = self._left.get(operation)
-        if not waiting:
-            return None
-        fault = waiting.pop(0)
-        if fault.status == 0:
-            cut(request)
-        text = fault.body if isinstance(fault.body, str) else json.dumps(fault.body)
-        return web.Response(
-            status=fault.status,
-            text="" if fault.body is None else text,
-            content_type="text/html" if isinstance(fault.body, str) else "application/json",
-            headers=fault.headers,
-        )
+        return waiting.pop(0) if waiting else None
+
+
+def play(fault: Fault, request: web.Request) -> web.StreamResponse:
+    """Answer as the fault says; a cut connection raises."""
+    if fault.status == 0:
+        cut(request)
+    text = fault.body if isinstance(fault.body, str) else json.dumps(fault.body)
+    return web.Response(
+        status=fault.status,
+        text="" if fault.body is None else text,
+        content_type="text/html" if isinstance(fault.body, str) else "application/json",
+        headers=fault.headers,
+    )
 
 
 def cut(request: web.Request) -> None:

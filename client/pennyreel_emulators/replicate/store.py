@@ -57,7 +57,7 @@ class Store:
     ) -> Prediction:
         """Accept one; the next scripted behaviour is its own."""
         now = self._clock()
-        behaviour = self.behaviours.pop(0) if self.behaviours else Behaviour()
+        behaviour = self.behaviours.pop(0) if self.behaviours else self.config.behaviour
         boot = self.config.boot_s if behaviour.boot_s is None else behaviour.boot_s
         run = self.config.run_s if behaviour.run_s is None else behaviour.run_s
         given = dict(body.get("input") or {})
