@@ -348,7 +348,7 @@ def test_other_forms_of_output_are_read(
         ("Timeout starting prediction (E6716)", "execution_failed", True, "E6716"),
         (INTERRUPTED, "execution_failed", True, "PA"),
         (NSFW, "execution_failed", False, None),
-        ("Director: unexpected error handling prediction (E9828)", "execution_failed", False,
+        ("Director: unexpected error handling prediction (E9828)", "execution_failed", True,
          "E9828"),
         ("CUDA error: device-side assert", "execution_failed", False, None),
     ],

@@ -38,6 +38,9 @@ _MEANINGS = {
     "E6716": _Meaning(Code.EXECUTION_FAILED, True, "Try again later: it could not be started."),
     "PA": _Meaning(Code.EXECUTION_FAILED, True, "Try again: Replicate interrupted it."),
 }
+_DIRECTOR = _Meaning(
+    Code.EXECUTION_FAILED, True, "Try again: Replicate's own machinery failed, not the model."
+)
 _FILTERED = _Meaning(
     Code.EXECUTION_FAILED, False, "Change the prompt, or use a backend that does not filter."
 )
@@ -117,6 +120,8 @@ def _meaning(says: str) -> tuple[_Meaning, str | None]:
     named = (found[1] or found[2]) if found else None
     if named in _MEANINGS:
         return _MEANINGS[named], named
+    if says.startswith("Director:"):  # of several codes; public repositories tell of E8765, E9828
+        return _DIRECTOR, named
     if "nsfw" in says.lower():
         return _FILTERED, named
     return _OTHER, named
