@@ -161,7 +161,7 @@ FIELDS: dict[str, Field] = {
         "PENNYREEL_REPLICATE_VERSION", "replicate.version", "text", "the model's version"
     ),
     "replicate_hardware": Field(
-        "PENNYREEL_REPLICATE_HARDWARE", "replicate.hardware", "text", "what it is billed as: l40s"
+        "PENNYREEL_REPLICATE_HARDWARE", "replicate.hardware", "text", "whose price counts: l40s"
     ),
     "s3_endpoint": Field("PENNYREEL_S3_ENDPOINT", "s3.endpoint", "url", "URL; none = AWS"),
     "s3_bucket": Field("PENNYREEL_S3_BUCKET", "s3.bucket", "text", "bucket for large inputs"),

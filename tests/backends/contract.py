@@ -102,7 +102,7 @@ class BackendContract:
             def make(settings: Settings | None = None, target: str | None = None) -> Backend:
                 one = self.open(settings or rig.settings, target)
                 stack.callback(one.close)
-                told.texts += [repr(one), str(one), repr(vars(one)), one.target]
+                told.texts += [repr(one), str(one), repr(getattr(one, "__dict__", "")), one.target]
                 return one
 
             yield make
@@ -163,6 +163,18 @@ class BackendContract:
         sink = Store()
         one.fetch(handle, result.artifacts[0], sink, CancelToken(), Deadline(LONG_S))
         return sink
+
+    def found(self, one: Backend, attempt_id: str) -> Handle:
+        """Look an attempt up until it can be told; None would be wrong."""
+        limit = Deadline(LONG_S)
+        while True:
+            try:
+                handle = one.lookup(attempt_id)
+            except OutcomeUnknown:
+                assert not limit.expired, "never found"
+                continue
+            assert handle is not None
+            return handle
 
     def refused(self, rig: Rig, told: Told, one: Backend, *kinds: type[PennyreelError]) -> Any:
         """A submit that is refused: the right error, and nothing runs."""
@@ -424,13 +436,12 @@ class BackendContract:
         try:
             handle = one.submit(work, Deadline(LONG_S))
             assert looks_up, "a lost answer names no job"
+            assert handle.attempt_id == work.attempt_id
         except OutcomeUnknown as problem:
             told.texts += [str(problem), problem.hint, problem.info.model_dump_json()]
         assert rig.submits == rig.accepted == 1
         if looks_up:
-            found = one.lookup(work.attempt_id)
-            assert found is not None
-            assert handle in {None, found}
+            found = self.found(one, work.attempt_id)
             assert self.follow(one, found, told).attempt_id == work.attempt_id
         else:
             with self.raises(told, OutcomeUnknown):

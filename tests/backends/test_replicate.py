@@ -305,7 +305,7 @@ def test_a_clip_comes_with_its_bill_its_seed_and_its_end(
     assert result.seed == 7
     (bill,) = platform.billed
     assert one.billed(NEED, result) == Usage(
-        "replicate/l40s", Unit.GPU_SECOND, pytest.approx(bill.seconds, abs=1e-5)
+        "replicate/hotshot-xl", Unit.GPU_SECOND, pytest.approx(bill.seconds, abs=1e-5)
     )
     assert result.timings["platform_queue"] == pytest.approx(0.05, abs=0.01)
     assert events[0] == Queued()
@@ -569,8 +569,8 @@ def test_another_model_does_not_get_the_known_ones_version(tmp_path: Path) -> No
     mine = replace(settings, replicate_model="me/fork", replicate_version="def")
     assert ReplicateBackend.open(mine)._version == "def"
     assert ReplicateBackend.open(mine, "lucataco/hotshot-xl")._version == VERSION
-    priced = replace(settings, replicate_hardware="a100-large")
-    assert ReplicateBackend.open(priced).usage(NEED).sku == "replicate/a100-large"
+    priced = replace(settings, replicate_hardware="a100-80")
+    assert ReplicateBackend.open(priced).usage(NEED).sku == "replicate/a100-80"
 
 
 class _Clock:

@@ -3,10 +3,12 @@
 One POST submits; after that only reads, which are safe to repeat, and the cancel.
 
 **What it costs.** Replicate bills a public model by `metrics.predict_time` times the price of its
-hardware's second; queue and cold start are free. So the unit is the GPU second of
-`replicate/l40s`, and not a run: the model's page shows no price a run, and the figures that
-circulate ($0.018) are this product for somebody's times. Which hardware the model is on is not
-told by the API (2023: A40, which Replicate replaced by L40S in 2024): a setting has it.
+hardware's second; queue and cold start are free. So the unit is the GPU second, and not a run: the
+model's page shows no price a run, and the figures that circulate ($0.018) are this product for
+somebody's times. The catalogue's row `replicate/hotshot-xl` has the price of an L40S, by what is
+known of the model (2023: an A40, which Replicate replaced by the L40S in 2024), and the seconds that
+it usually runs. The API does not tell its hardware: who knows better sets it, and the row
+`replicate/HARDWARE` counts.
 
 **Why it looks nothing up.** There is no idempotency key, and an attempt's id finds no place in a
 request: unknown keys of the body are refused, inputs that the model does not know may be
@@ -41,7 +43,7 @@ from pennyreel_contract import Artifact, Result
 
 MODEL = "lucataco/hotshot-xl"
 VERSION = "78b3a6257e16e4b241245d65c8b2b81ea2e1ff7ed4c55306b511509ddbfd327a"
-HARDWARE = "l40s"
+SKU = "hotshot-xl"
 
 LONGEST_S = 300.0
 """Cancel-After at most: three times a cold start of a minute and a run of forty seconds.
@@ -63,7 +65,7 @@ class ReplicateBackend:
         *,
         model: str = MODEL,
         version: str | None = VERSION,
-        hardware: str = HARDWARE,
+        hardware: str | None = None,
         base_url: str = REPLICATE_URL,
         pause: Pause = time.sleep,
         longest_s: float = LONGEST_S,
@@ -96,7 +98,7 @@ class ReplicateBackend:
             settings.replicate_api_token,
             model=model,
             version=version or (VERSION if model == MODEL else None),
-            hardware=settings.replicate_hardware or HARDWARE,
+            hardware=settings.replicate_hardware,
             base_url=settings.replicate_base_url,
         )
 
@@ -149,7 +151,7 @@ class ReplicateBackend:
     ) -> Result:
         """Poll until the prediction ends."""
         seen = Follower(self._account, handle, on_event, deadline, cancel).run()
-        return results.outcome(seen, handle.attempt_id, self._hardware)
+        return results.outcome(seen, handle.attempt_id, self._hardware or "unknown")
 
     def fetch(
         self,
@@ -198,7 +200,7 @@ class ReplicateBackend:
 
     @property
     def _sku(self) -> str:
-        return f"replicate/{self._hardware}"
+        return f"replicate/{self._hardware or SKU}"
 
 
 def _decode(artifact: Artifact, sink: Sink) -> None:
