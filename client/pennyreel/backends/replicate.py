@@ -6,8 +6,8 @@ One POST submits; after that only reads, which are safe to repeat, and the cance
 hardware's second; queue and cold start are free. So the unit is the GPU second, and not a run: the
 model's page shows no price a run, and the figures that circulate ($0.018) are this product for
 somebody's times. The catalogue's row `replicate/hotshot-xl` has the price of an L40S, by what is
-known of the model (2023: an A40, which Replicate replaced by the L40S in 2024), and the seconds that
-it usually runs. The API does not tell its hardware: who knows better sets it, and the row
+known of the model (2023: an A40, which Replicate replaced by the L40S in 2024), and the seconds
+that it usually runs. The API does not tell its hardware: who knows better sets it, and the row
 `replicate/HARDWARE` counts.
 
 **Why it looks nothing up.** There is no idempotency key, and an attempt's id finds no place in a
