@@ -30,6 +30,7 @@ else:
 CONFIG_ENV = "PENNYREEL_CONFIG"
 RUNPOD_URL = "https://api.runpod.ai/v2"
 RUNPOD_API_URL = "https://api.runpod.io/v2"
+REPLICATE_URL = "https://api.replicate.com/v1"
 COMFYUI_URL = "http://127.0.0.1:8188"
 
 
@@ -78,6 +79,11 @@ class Settings:
     runpod_gpu: str | None = None
     simulated: str | None = None
     runpod_api_url: str = RUNPOD_API_URL
+    replicate_api_token: Secret | None = None
+    replicate_base_url: str = REPLICATE_URL
+    replicate_model: str | None = None
+    replicate_version: str | None = None
+    replicate_hardware: str | None = None
     s3_endpoint: str | None = None
     s3_bucket: str | None = None
     s3_key: Secret | None = None
@@ -163,6 +169,21 @@ FIELDS: dict[str, Field] = {
     ),
     "runpod_api_url": Field(
         "PENNYREEL_RUNPOD_API_URL", "runpod.api_url", "url", "RunPod's management API"
+    ),
+    "replicate_api_token": Field(
+        "REPLICATE_API_TOKEN", "replicate.api_token", "secret", "Replicate's API token"
+    ),
+    "replicate_base_url": Field(
+        "REPLICATE_BASE_URL", "replicate.base_url", "url", "Replicate's API"
+    ),
+    "replicate_model": Field(
+        "PENNYREEL_REPLICATE_MODEL", "replicate.model", "text", "owner/name of a Hotshot-XL"
+    ),
+    "replicate_version": Field(
+        "PENNYREEL_REPLICATE_VERSION", "replicate.version", "text", "the model's version"
+    ),
+    "replicate_hardware": Field(
+        "PENNYREEL_REPLICATE_HARDWARE", "replicate.hardware", "text", "whose price counts: l40s"
     ),
     "s3_endpoint": Field("PENNYREEL_S3_ENDPOINT", "s3.endpoint", "url", "URL; none = AWS"),
     "s3_bucket": Field("PENNYREEL_S3_BUCKET", "s3.bucket", "text", "bucket for large inputs"),

@@ -16,6 +16,7 @@ from pennyreel.errors import Code, error
 BUILTIN = {
     "comfyui": "pennyreel.backends.comfyui:ComfyBackend",
     "dev": "pennyreel.backends.runpod:DevBackend",
+    "replicate": "pennyreel.backends.replicate:ReplicateBackend",
     "runpod": "pennyreel.backends.runpod:RunPodBackend",
     "simulated": "pennyreel.backends.simulated:SimulatedBackend",
 }
