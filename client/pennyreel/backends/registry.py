@@ -16,7 +16,10 @@ from pennyreel.errors import Code, error
 BUILTIN = {
     "comfyui": "pennyreel.backends.comfyui:ComfyBackend",
     "dev": "pennyreel.backends.runpod:DevBackend",
+    "gemini": "pennyreel.backends.gemini:GeminiBackend",
     "runpod": "pennyreel.backends.runpod:RunPodBackend",
+    "veo": "pennyreel.backends.veo:VeoBackend",
+    "veo-fast": "pennyreel.backends.veo:VeoFastBackend",
 }
 GROUP = "pennyreel.backends"
 
