@@ -121,8 +121,9 @@ class RunPodBackend:
             sink.restart()
             _decode(artifact, sink)
             return
-        url = artifact.url
+        url, own = artifact.url, False
         if url is None and artifact.s3 is not None:
+            own = True
             url = _s3.presign(_s3.require(self._s3, artifact.name), artifact.s3)
         if url is None:
             raise error(Code.OUTPUT_MISSING, f"the worker tells of {artifact.name} but not where")
@@ -132,6 +133,7 @@ class RunPodBackend:
             sha256=artifact.sha256,
             size=artifact.bytes or None,
             local=self._local,
+            plain=own,
             pause=lambda seconds: pause(cancel, seconds),
             deadline=deadline,
             cancel=cancel,
