@@ -22,8 +22,15 @@ class Plan:
     message: str = "emulated refusal"
     retry_s: float | None = None
     """With a refusal: google.rpc.RetryInfo in its details."""
-    answer: Literal["given", "lost", "empty"] = "given"
-    """lost: accepted, and then the connection is cut; empty: accepted, and the answer is {}."""
+    refuse_status: str | None = None
+    """The refusal's google.rpc.Code by name, where it is not the usual one."""
+    reason: str | None = None
+    """With a refusal: google.rpc.ErrorInfo in its details."""
+    redirect: str | None = None
+    """Answer with a redirect to this URL; nothing is accepted."""
+    answer: Literal["given", "lost", "empty", "garbled", "never_came"] = "given"
+    """All but never_came accept. lost, never_came: the connection is cut; empty: the answer is {};
+    garbled: it is no JSON."""
     looks: int = 1
     """So many looks see it running before it has ended."""
     status: str | None = None
@@ -35,6 +42,10 @@ class Plan:
     cancel: Literal["obeyed", "late", "ignored"] = "obeyed"
     """late: it is already done when the cancel arrives (Interactions only)."""
     delivery: Literal["asked", "inline", "uri"] = "asked"
+    file_url: str | None = None
+    """Where the video is said to be, instead of here (Interactions only)."""
+    cut_files: int = 0
+    """So many transfers of its file break off in the middle."""
     broken_looks: tuple[int, ...] = ()
     """HTTP statuses that the first looks get instead."""
 

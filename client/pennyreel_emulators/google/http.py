@@ -32,20 +32,53 @@ class Refused(Exception):
         status: int,
         message: str,
         *,
+        name: str | None = None,
         reason: str | None = None,
         retry_s: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.message, self.reason, self.retry_s = status, message, reason, retry_s
+        self.status, self.message = status, message
+        self.name = name or _STATUS.get(status, "UNKNOWN")
+        self.reason, self.retry_s = reason, retry_s
 
 
 class Cut(Exception):
     """The connection is closed without an answer."""
 
 
-def refusal(plan: Plan) -> Refused:
-    """Return what a plan's refusal raises."""
-    return Refused(plan.refuse or 500, plan.message, retry_s=plan.retry_s)
+def turn_away(plan: Plan) -> None:
+    """Raise what a plan has for a submit that is not accepted."""
+    if plan.redirect is not None:
+        raise web.HTTPTemporaryRedirect(plan.redirect)
+    if plan.answer == "never_came":
+        raise Cut
+    if plan.refuse is not None:
+        raise Refused(
+            plan.refuse,
+            plan.message,
+            name=plan.refuse_status,
+            reason=plan.reason,
+            retry_s=plan.retry_s,
+        )
+
+
+def accepted(plan: Plan, answer: dict[str, Any]) -> web.Response:
+    """Return the answer to a submit that was accepted, as far as it arrives."""
+    if plan.answer == "lost":
+        raise Cut
+    if plan.answer == "garbled":
+        return web.Response(text="<html>200 OK, or so</html>", content_type="text/html")
+    return web.json_response({} if plan.answer == "empty" else answer)
+
+
+async def deliver(request: web.Request, content: bytes, *, cut: bool) -> web.StreamResponse:
+    """Send a video, or half of it."""
+    if not cut:
+        return web.Response(body=content, content_type="video/mp4")
+    answer = web.StreamResponse(headers={"Content-Length": str(len(content))})
+    await answer.prepare(request)
+    await answer.write(content[: len(content) // 2])
+    raise Cut
 
 
 @web.middleware
@@ -91,7 +124,7 @@ def _error(request: web.Request, refused: Refused) -> web.Response:
 
     Whether RetryInfo comes with it, and where, is UNVERIFIED.
     """
-    status = _STATUS.get(refused.status, "UNKNOWN")
+    status = refused.name
     details: list[dict[str, Any]] = []
     if refused.reason is not None:
         details.append({"@type": f"{_TYPES}.ErrorInfo", "reason": refused.reason})

@@ -7,14 +7,20 @@ Source: google-genai 3.6 (its Interactions types), ai.google.dev. Paths are take
 from __future__ import annotations
 
 import base64
-import hmac
 import re
 from typing import Any
 
 from aiohttp import web
 
 from pennyreel_emulators.google.config import OmniModel
-from pennyreel_emulators.google.http import Cut, Refused, body_of, check_fields, refusal
+from pennyreel_emulators.google.http import (
+    Refused,
+    accepted,
+    body_of,
+    check_fields,
+    deliver,
+    turn_away,
+)
 from pennyreel_emulators.google.store import Job, Store
 
 _FIELDS = frozenset(
@@ -80,21 +86,16 @@ class Interactions:
         self._check_key(request)
         body = await body_of(request, _FIELDS)
         plan = self._store.plan()
-        if plan.refuse is not None:
-            raise refusal(plan)
+        turn_away(plan)
         name = str(body.get("model"))
         model = self._known(name)
         wish = _wish(body, model)
         number = self._store.number()
         job = Job(id=f"v1_emulated{number}", model=name, plan=plan, **wish)
         self._store.jobs[job.id] = job
-        if plan.answer == "lost":
-            raise Cut
-        if plan.answer == "empty":
-            return web.json_response({})
         if not body.get("background"):
             job.looks = plan.looks
-        return web.json_response(self._view(job))
+        return accepted(plan, self._view(job))
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         job = self._job(request)
@@ -124,7 +125,7 @@ class Interactions:
             raise Refused(400, "Media download needs alt=media.")
         if self._store.config.redirects:
             raise web.HTTPFound(f"{self._origin()}/signed-storage/{job.id}?signature=EMULATED")
-        return web.Response(body=job.content, content_type="video/mp4")
+        return await deliver(request, job.content, cut=job.cut())
 
     async def _signed(self, request: web.Request) -> web.StreamResponse:
         """Storage behind a signed URL: a key that arrives here has leaked."""
@@ -133,7 +134,7 @@ class Interactions:
         job = self._store.jobs.get(request.match_info["id"])
         if job is None or request.query.get("signature") != "EMULATED":
             raise Refused(403, "Access denied.")
-        return web.Response(body=job.content, content_type="video/mp4")
+        return await deliver(request, job.content, cut=job.cut())
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         self._check_key(request)
@@ -164,7 +165,7 @@ class Interactions:
         key = request.headers.get("x-goog-api-key", "")
         if not key:
             raise Refused(403, "Method doesn't allow unregistered callers.")
-        if not hmac.compare_digest(key.encode(), self._store.config.api_key.encode()):
+        if key not in self._store.keys:
             raise Refused(
                 400,
                 "API key not valid. Please pass a valid API key.",
@@ -198,7 +199,8 @@ class Interactions:
         how = job.delivery if job.plan.delivery == "asked" else job.plan.delivery
         video: dict[str, Any] = {"type": "video", "mime_type": "video/mp4"}
         if how == "uri":
-            video["uri"] = f"{self._origin()}/v1beta/files/{job.id}:download?alt=media"
+            here = f"{self._origin()}/v1beta/files/{job.id}:download?alt=media"
+            video["uri"] = job.plan.file_url or here
         else:
             video["data"] = base64.b64encode(job.content).decode()
         return video

@@ -62,9 +62,18 @@ class GoogleApis:
         """Give the next submits these plans, one each."""
         self._store.plans.extend(plans)
 
-    def revoke_tokens(self) -> None:
-        """Refuse every access token given so far."""
+    def revoke(self) -> None:
+        """Refuse the API key, and every access token given so far."""
+        self._store.keys.clear()
         self._store.tokens.clear()
+
+    def stopped(self, job: str) -> bool:
+        """Whether a job was cancelled before its end."""
+        return self._store.jobs[job].stopped
+
+    def content(self, job: str) -> bytes:
+        """The video of a job."""
+        return self._store.jobs[job].content
 
     @property
     def requests(self) -> tuple[Seen, ...]:
@@ -125,7 +134,9 @@ class GoogleApis:
                 body = json.loads(await request.read()) if request.path != "/token" else None
             except ValueError:
                 body = None
-            seen = Seen(request.method, request.path, has_credential(request), body)
+            seen = Seen(
+                request.method, request.path, request.query_string, has_credential(request), body
+            )
             self._store.seen.append(seen)
             answer: web.StreamResponse = await handler(request)
             return answer

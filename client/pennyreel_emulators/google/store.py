@@ -17,6 +17,7 @@ class Seen:
 
     method: str
     path: str
+    query: str
     keyed: bool
     body: Any = field(default=None, repr=False)
 
@@ -44,6 +45,7 @@ class Job:
     audio: bool = True
     delivery: str = "inline"
     looks: int = 0
+    cuts: int = 0
     stopped: bool = False
     deleted: bool = False
 
@@ -59,6 +61,11 @@ class Job:
     def content(self) -> bytes:
         """The video it makes."""
         return clip(self.id)
+
+    def cut(self) -> bool:
+        """Whether this transfer of its file breaks off."""
+        self.cuts += 1
+        return self.cuts <= self.plan.cut_files
 
     def look(self) -> str:
         """Return the state as this look sees it."""
@@ -85,7 +92,8 @@ class Store:
         self.seen: list[Seen] = []
         self.plans: deque[Plan] = deque()
         self.tokens: set[str] = set(config.access_tokens)
-        self.stored: dict[str, bytes] = {}
+        self.keys: set[str] = {config.api_key}
+        self.stored: dict[str, Job] = {}
         self._numbers = itertools.count(1)
 
     def plan(self) -> Plan:

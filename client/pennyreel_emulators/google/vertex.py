@@ -14,7 +14,14 @@ from typing import Any
 from aiohttp import web
 
 from pennyreel_emulators.google.config import VeoModel
-from pennyreel_emulators.google.http import Cut, Refused, body_of, check_fields, refusal
+from pennyreel_emulators.google.http import (
+    Refused,
+    accepted,
+    body_of,
+    check_fields,
+    deliver,
+    turn_away,
+)
 from pennyreel_emulators.google.store import Job, Store
 
 _PARAMETERS = frozenset(
@@ -70,16 +77,13 @@ class Vertex:
         model = self._admit(request)
         body = await body_of(request, frozenset({"instances", "parameters", "labels"}))
         plan = self._store.plan()
-        if plan.refuse is not None:
-            raise refusal(plan)
+        turn_away(plan)
         wish = _wish(body, model)
         place = request.path.partition("/projects/")[2].rpartition(":")[0]
         name = f"projects/{place}/operations/{uuid.uuid4()}"
         job = Job(id=name, model=request.match_info["model"], plan=plan, **wish)
         self._store.jobs[name] = job
-        if plan.answer == "lost":
-            raise Cut
-        return web.json_response({} if plan.answer == "empty" else {"name": name})
+        return accepted(plan, {"name": name})
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:
         self._admit(request)
@@ -107,7 +111,8 @@ class Vertex:
         where = f"gs://{request.match_info['bucket']}/{request.match_info['object']}"
         if request.query.get("alt") != "media" or where not in self._store.stored:
             raise Refused(404, f"No such object: {where}")
-        return web.Response(body=self._store.stored[where], content_type="video/mp4")
+        job = self._store.stored[where]
+        return await deliver(request, job.content, cut=job.cut())
 
     def _admit(self, request: web.Request) -> VeoModel:
         self._check_token(request)
@@ -157,7 +162,7 @@ class Vertex:
             data = base64.b64encode(job.content).decode()
             return {"bytesBase64Encoded": data, "mimeType": "video/mp4"}
         where = f"{job.delivery.rstrip('/')}/{job.id.rpartition('/')[2]}/sample_0.mp4"
-        self._store.stored[where] = job.content
+        self._store.stored[where] = job
         return {"gcsUri": where, "mimeType": "video/mp4"}
 
 
