@@ -112,8 +112,9 @@ def test_an_image_goes_along_in_base64(as_url: bool, rig: GoogleRig, one: Gemini
         one.submit(prompt_work(image=source(given, fallback="image")))
     body = rig.google.submits[0].body
     assert body["generation_config"]["video_config"]["task"] == "image_to_video"
-    assert [part["type"] for part in body["input"]] == ["text", "image"]
-    assert body["input"][1]["mime_type"] == "image/png"
+    (step,) = body["input"]
+    assert [part["type"] for part in step["content"]] == ["text", "image"]
+    assert step["content"][1]["mime_type"] == "image/png"
 
 
 @pytest.mark.parametrize("content", [b"GIF89a" + b"\0" * 30, b""])

@@ -271,10 +271,11 @@ def _input(prompt: Prompt, limit: Deadline) -> Any:
     if prompt.image is None:
         return prompt.text
     mime, data = clips.image(prompt.image, limit)
-    return [
+    parts = [
         {"type": "text", "text": prompt.text},
         {"type": "image", "data": data, "mime_type": mime},
     ]
+    return [{"type": "user_input", "content": parts}]
 
 
 def _artifact(video: Mapping[str, Any], number: int) -> Artifact | None:

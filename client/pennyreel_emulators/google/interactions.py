@@ -240,8 +240,11 @@ def _wish(body: dict[str, Any], model: OmniModel) -> dict[str, Any]:
 
 
 def _check_input(given: object) -> None:
+    """A text, a list of parts, or a list of steps that hold them: google-genai sends the last."""
     if isinstance(given, str) and given.strip():
         return
+    if isinstance(given, list) and given and all(_is_step(s) for s in given):
+        given = [part for step in given for part in step["content"]]
     if not isinstance(given, list) or not given:
         raise Refused(400, "input is empty.")
     for part in given:
@@ -252,6 +255,14 @@ def _check_input(given: object) -> None:
         if media and ("uri" in part or _is_base64(part.get("data"))):
             continue
         raise Refused(400, "input has a part that is neither text nor media.")
+
+
+def _is_step(raw: object) -> bool:
+    return (
+        isinstance(raw, dict)
+        and raw.get("type") == "user_input"
+        and isinstance(raw.get("content"), list)
+    )
 
 
 def _is_base64(text: object) -> bool:
