@@ -179,7 +179,7 @@ def _exchange(url: str, form: dict[str, str], file: Path) -> tuple[Secret, float
         raise error(Code.BACKEND_UNAVAILABLE, f"Google's token server answers {reply.status_code}")
     body = _object(reply)
     token = body.get("access_token")
-    if reply.status_code != 200 or not isinstance(token, str) or not token:
+    if reply.status_code != 200 or not isinstance(token, str) or not _is_token(token):
         why = str(body.get("error_description") or body.get("error") or reply.status_code)[:200]
         raise error(
             Code.UNAUTHORIZED,
@@ -209,9 +209,14 @@ def _from_gcloud(program: Path) -> tuple[Secret, float]:
     except (OSError, subprocess.TimeoutExpired) as problem:
         raise _no_login(program, type(problem).__name__) from None
     token = done.stdout.decode("ascii", "replace").strip()
-    if done.returncode or not token.isprintable() or not token or " " in token:
+    if done.returncode or not _is_token(token):
         raise _no_login(program, f"it ended with {done.returncode}")
     return Secret(token), GCLOUD_KEPT_S
+
+
+def _is_token(text: str) -> bool:
+    """Whether a header can carry it."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
 
 
 def _no_login(program: Path, why: str) -> PennyreelError:
