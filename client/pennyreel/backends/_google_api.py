@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from pennyreel import _http
-from pennyreel._http import MAX_PAUSE_S, Api, Key
+from pennyreel._http import Api, Key
 from pennyreel.backends.base import unsent
 from pennyreel.config import Secret
 from pennyreel.errors import Code, PennyreelError, error
@@ -240,7 +240,8 @@ class _Told:
         told = body.get("error")
         if not isinstance(told, dict):
             return cls(_http.answer_text(reply), retry_s=asked)
-        details = [d for d in told.get("details") or () if isinstance(d, dict)]
+        given = told.get("details")
+        details = [d for d in given if isinstance(d, dict)] if isinstance(given, list) else []
         reasons = [str(d["reason"]) for d in details if "reason" in d]
         delays = [_seconds(d["retryDelay"]) for d in details if "retryDelay" in d]
         return cls(
@@ -257,9 +258,9 @@ class _Told:
 
 
 def _seconds(text: object) -> float | None:
-    """Read a duration like 32s or 0.5s, bounded."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)s", str(text))
-    return None if found is None else min(MAX_PAUSE_S, float(found[1]))
+    """Read a duration like 32s or 0.5s; a day's quota may ask for hours."""
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)s", str(text), re.ASCII)
+    return None if found is None else float(found[1])
 
 
 def _object(reply: requests.Response) -> dict[str, Any] | None:

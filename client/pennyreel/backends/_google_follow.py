@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 
+from pennyreel._http import MAX_PAUSE_S
 from pennyreel.backends._google_api import Gone
 from pennyreel.backends.base import OnEvent
 from pennyreel.errors import Code, PennyreelError, error
@@ -135,7 +136,7 @@ class _Follower:
                 raise
             self._tolerate(problem)
             asked = problem.info.detail.get("retry_after_s")
-            return None, float(asked) if isinstance(asked, (int, float)) else 0.0
+            return None, min(MAX_PAUSE_S, asked) if isinstance(asked, (int, float)) else 0.0
         self._gone, self._down_since = 0, None
         return seen, 0.0
 

@@ -73,9 +73,21 @@ def filtered(service: str, reasons: str, **detail: Any) -> PennyreelError:
     )
 
 
+def nowhere(service: str, **detail: Any) -> PennyreelError:
+    """Return the error of a job that has a video, and does not say where."""
+    return error(
+        Code.OUTPUT_MISSING,
+        f"{service} made a video and does not say where it is: it is billed",
+        hint=f"Look for it at {service}; another try is another bill.",
+        retryable=False,
+        detail=detail,
+    )
+
+
 def failed(service: str, problem: Mapping[str, Any], **detail: Any) -> PennyreelError:
     """Return the error of a job that ended with a google.rpc.Status, or with a text for a code."""
     code = problem.get("code")
+    code = code if isinstance(code, (int, str)) else None
     message = str(problem.get("message") or "failed without a reason")[:1000]
     if code == _CANCELLED or str(code).lower() == "cancelled":
         return error(
@@ -92,6 +104,11 @@ def failed(service: str, problem: Mapping[str, Any], **detail: Any) -> Pennyreel
         retryable=code in _PASSING,
         detail={**detail, "google_code": code},
     )
+
+
+def dicts(raw: object) -> list[dict[str, Any]]:
+    """Return the objects in what should be a list of them."""
+    return [r for r in raw if isinstance(r, dict)] if isinstance(raw, list) else []
 
 
 def versioned(base_url: str, version: str) -> str:

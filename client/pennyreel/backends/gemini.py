@@ -21,7 +21,7 @@ from pennyreel.backends import _google_follow as following
 from pennyreel.backends import _google_results as results
 from pennyreel.backends._google_api import Gone, GoogleApi, Service
 from pennyreel.backends._google_follow import Following, Look
-from pennyreel.backends._google_results import origin, versioned
+from pennyreel.backends._google_results import dicts, origin, versioned
 from pennyreel.backends.base import OnEvent, Prompt, Work, pause
 from pennyreel.config import GEMINI_URL, Secret, Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
@@ -252,14 +252,17 @@ class GeminiBackend:
         detail = {"handle": str(handle), "status": status}
         if status == "cancelled":
             raise results.failed("Gemini", {"code": "cancelled"}, **detail)
-        steps = [s for s in _dicts(body.get("steps")) if s.get("type") == "model_output"]
+        steps = [s for s in dicts(body.get("steps")) if s.get("type") == "model_output"]
         if status != "completed":
             raise results.failed("Gemini", _why(body, steps, status), **detail)
-        videos = [c for s in steps for c in _dicts(s.get("content")) if c.get("type") == "video"]
+        videos = [c for s in steps for c in dicts(s.get("content")) if c.get("type") == "video"]
         made = [_artifact(v, n) for n, v in enumerate(videos, 1)]
         artifacts = tuple(a for a in made if a is not None)
+        if videos and not artifacts:
+            raise results.nowhere("Gemini", **detail)
         if not artifacts:
-            raise results.filtered("Gemini", str(_why(body, steps, "")["message"]), **detail)
+            why = _why(body, steps, "").get("message")
+            raise results.filtered("Gemini", str(why or ""), **detail)
         return Result(
             attempt_id=handle.attempt_id,
             artifacts=artifacts,
@@ -291,15 +294,11 @@ def _artifact(video: Mapping[str, Any], number: int) -> Artifact | None:
 
 def _why(body: Mapping[str, Any], steps: list[dict[str, Any]], status: str) -> dict[str, Any]:
     """Return the first reason that is given, wherever it stands; else the status."""
-    told = [*_dicts(body.get("errors")), *_dicts([s.get("error") for s in steps])]
+    told = [*dicts(body.get("errors")), *dicts([s.get("error") for s in steps])]
     if told:
         return told[0]
     texts = [
-        str(c["text"]) for s in steps for c in _dicts(s.get("content")) if c.get("type") == "text"
+        str(c["text"]) for s in steps for c in dicts(s.get("content")) if c.get("type") == "text"
     ]
     waits = " (it waits for an answer that this client does not give)" if status in _WAITING else ""
     return {"code": status, "message": " ".join(texts) or f"{status}{waits}"}
-
-
-def _dicts(raw: object) -> list[dict[str, Any]]:
-    return [r for r in raw if isinstance(r, dict)] if isinstance(raw, list) else []

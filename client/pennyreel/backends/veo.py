@@ -22,7 +22,7 @@ from pennyreel.backends import _google_results as results
 from pennyreel.backends._google_api import Gone, GoogleApi, Service
 from pennyreel.backends._google_auth import Tokens, tokens
 from pennyreel.backends._google_follow import Following, Look
-from pennyreel.backends._google_results import origin, versioned
+from pennyreel.backends._google_results import dicts, origin, versioned
 from pennyreel.backends.base import OnEvent, Work, pause
 from pennyreel.config import Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
@@ -263,15 +263,15 @@ class VeoBackend:
             raise results.failed("Vertex", problem, **detail)
         response = body.get("response")
         response = response if isinstance(response, dict) else {}
-        made = [
-            self._artifact(v, n)
-            for n, v in enumerate(response.get("videos") or (), 1)
-            if isinstance(v, dict)
-        ]
+        videos = dicts(response.get("videos"))
+        made = [self._artifact(v, n) for n, v in enumerate(videos, 1)]
         artifacts = tuple(a for a in made if a is not None)
+        if videos and not artifacts:
+            raise results.nowhere("Vertex", **detail)
         if not artifacts:
-            reasons = response.get("raiMediaFilteredReasons") or ()
-            raise results.filtered("Vertex", "; ".join(map(str, reasons)), **detail)
+            reasons = response.get("raiMediaFilteredReasons")
+            told = "; ".join(map(str, reasons)) if isinstance(reasons, list) else ""
+            raise results.filtered("Vertex", told, **detail)
         return Result(
             attempt_id=handle.attempt_id,
             artifacts=artifacts,
