@@ -26,7 +26,14 @@ from client.support import Reply, Scripted
 from pennyreel.backends.base import Backend, Work
 from pennyreel.backends.gemini import GeminiBackend
 from pennyreel.config import Secret, Settings
-from pennyreel.errors import BadRequest, JobCancelled, JobFailed, PennyreelError, SetupNeeded
+from pennyreel.errors import (
+    BadRequest,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
+    PennyreelError,
+    SetupNeeded,
+)
 from pennyreel.need import Need
 from pennyreel.sources import source
 from pennyreel.types import Handle, Queued
@@ -260,6 +267,84 @@ def test_a_cancelled_job_is_not_billed(rig: GoogleRig, one: GeminiBackend) -> No
     handle = one.submit(prompt_work())
     assert one.cancel(handle) is True
     assert rig.google.charges == ()
+
+
+def test_a_job_that_has_ended_is_not_cancelled_but_known_to_have_stopped(
+    rig: GoogleRig, one: GeminiBackend
+) -> None:
+    handle = one.submit(prompt_work())
+    follow(one, handle)
+    assert one.cancel(handle) is True
+    assert not rig.stopped(handle)
+    assert len(rig.google.charges) == 1
+
+
+def test_a_job_that_is_not_known_is_not_known_to_have_stopped(
+    rig: GoogleRig, one: GeminiBackend
+) -> None:
+    rig.google.script(Plan(end="forgotten", looks=0))
+    assert one.cancel(one.submit(prompt_work())) is False
+
+
+def test_a_cancel_is_repeated_until_it_arrives(rig: GoogleRig, one: GeminiBackend) -> None:
+    rig.google.script(Plan(end="hangs", broken_looks=(503, 429)))
+    handle = one.submit(prompt_work())
+    assert one.cancel(handle) is True
+    assert rig.stopped(handle)
+
+
+def test_a_cancel_without_a_server_is_not_confirmed(rig: GoogleRig) -> None:
+    gone = opened_quickly(rig.dead)
+    assert gone.cancel(Handle("gemini", gone.target, "job", "a" * 32)) is False
+    gone.close()
+
+
+def test_a_deadline_that_stopped_its_job_is_a_timeout(rig: GoogleRig, one: GeminiBackend) -> None:
+    rig.google.script(Plan(end="hangs"))
+    handle = one.submit(prompt_work())
+    with pytest.raises(JobTimeout) as caught:
+        one.follow(handle, on_event=lambda _: None, deadline=Deadline(0.05), cancel=CancelToken())
+    assert caught.value.info.detail["confirmed_stopped"] is True
+    assert rig.google.charges == ()
+
+
+def test_a_video_that_is_nowhere_is_billed_and_not_called_filtered(
+    rig: GoogleRig, one: GeminiBackend
+) -> None:
+    step = {"type": "model_output", "content": [{"type": "video", "mime_type": "video/mp4"}]}
+    handle = Handle("gemini", one.target, "job", "a" * 32)
+    with pytest.raises(JobFailed, match="billed") as caught:
+        one._outcome({"status": "completed", "steps": [step]}, handle)
+    assert (caught.value.code, caught.value.retryable) == ("output_missing", False)
+
+
+def test_an_image_that_is_too_large_is_refused_unsent(rig: GoogleRig, one: GeminiBackend) -> None:
+    large = source(("boat.png", PNG + b"\0" * 14_000_000), fallback="image")
+    with pytest.raises(BadRequest, match=r"14\.0 MB"):
+        one.submit(prompt_work(image=large))
+    with pytest.raises(BadRequest, match="bucket"):
+        one.submit(prompt_work(image=source("s3://bucket/boat.png", fallback="image")))
+    assert rig.submits == 0
+
+
+def test_an_empty_prompt_is_refused_unsent(rig: GoogleRig, one: GeminiBackend) -> None:
+    work = prompt_work()
+    assert work.prompt is not None
+    with pytest.raises(BadRequest, match="empty"):
+        one.submit(replace(work, prompt=replace(work.prompt, text=" ")))
+    assert rig.submits == 0
+
+
+def test_a_resolution_that_is_none_is_refused(rig: GoogleRig) -> None:
+    with pytest.raises(SetupNeeded, match="resolution"):
+        GeminiBackend.open(replace(rig.settings, gemini_resolution="8k"))
+
+
+def test_the_configured_resolution_is_that_of_jobs_without_a_size(rig: GoogleRig) -> None:
+    one = GeminiBackend.open(replace(rig.settings, gemini_resolution="360p"))
+    one.submit(prompt_work())
+    one.close()
+    assert rig.google.submits[0].body["response_format"]["resolution"] == "360p"
 
 
 def test_a_job_that_was_faster_than_its_deadline_counts(rig: GoogleRig, one: GeminiBackend) -> None:

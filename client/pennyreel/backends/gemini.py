@@ -233,9 +233,7 @@ class GeminiBackend:
         limit, wait, told = Deadline(self._confirm_s), self._poll_s[0], False
         while not limit.expired:
             try:
-                if not told:
-                    self._api.read("POST", f"/interactions/{quote(job_id, safe='')}/cancel", {})
-                    told = True
+                told = told or self._told_to_stop(job_id)
                 seen = self._look(job_id)
                 if seen.stage == "ended":
                     return seen
@@ -246,6 +244,14 @@ class GeminiBackend:
             pause(CancelToken(), min(wait, limit.left()))
             wait = min(self._poll_s[1], wait * 1.5)
         return None
+
+    def _told_to_stop(self, job_id: str) -> bool:
+        """POST the cancel. A refusal may mean that the job has ended: a look will tell."""
+        try:
+            self._api.read("POST", f"/interactions/{quote(job_id, safe='')}/cancel", {})
+        except (requests.RequestException, PennyreelError):
+            return False
+        return True
 
     def _outcome(self, body: Mapping[str, Any], handle: Handle) -> Result:
         status = str(body.get("status"))

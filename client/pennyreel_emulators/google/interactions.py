@@ -113,6 +113,8 @@ class Interactions:
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         job = self._job(request)
+        if job.state != "running":  # "only applies to interactions that are still running"
+            raise Refused(400, "The interaction is not running.")  # UNVERIFIED: or 200
         job.cancel()
         return web.json_response(self._view(job))
 
