@@ -358,7 +358,7 @@ def test_a_job_that_was_faster_than_its_deadline_counts(rig: GoogleRig, one: Gem
 
 
 def test_looks_that_fail_for_a_while_do_no_harm(rig: GoogleRig, one: GeminiBackend) -> None:
-    rig.google.script(Plan(broken_looks=(503, 500, 429, 404, 404)))
+    rig.google.script(Plan(looks=12, broken_looks=(503, 500, 429, 404, 404, 200, 404, 404, 200)))
     handle = one.submit(prompt_work())
     assert follow(one, handle).artifacts
     assert rig.submits == 1

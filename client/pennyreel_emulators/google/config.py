@@ -47,7 +47,7 @@ class Plan:
     cut_files: int = 0
     """So many transfers of its file break off in the middle."""
     broken_looks: tuple[int, ...] = ()
-    """HTTP statuses that the first looks get instead."""
+    """HTTP statuses that the first looks get; with 200, one of them is as usual."""
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,9 @@ class Interactions:
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         job = self._job(request)
-        if job.looks < len(job.plan.broken_looks):
-            status = job.plan.broken_looks[job.looks]
-            job.looks += 1
-            raise Refused(status, "The service is currently unavailable.")
+        broken = job.broken()
+        if broken is not None:
+            raise Refused(broken, "The service is currently unavailable.")
         view = self._view(job)
         job.look()
         return web.json_response(view)

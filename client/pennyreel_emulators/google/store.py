@@ -67,6 +67,13 @@ class Job:
         self.cuts += 1
         return self.cuts <= self.plan.cut_files
 
+    def broken(self) -> int | None:
+        """Return the HTTP status that this look gets instead of an answer; it counts as a look."""
+        if self.looks >= len(self.plan.broken_looks) or self.plan.broken_looks[self.looks] == 200:
+            return None
+        self.looks += 1
+        return self.plan.broken_looks[self.looks - 1]
+
     def look(self) -> str:
         """Return the state as this look sees it."""
         state = self.state

@@ -91,10 +91,9 @@ class Vertex:
         job = self._store.jobs.get(str(body.get("operationName")))
         if job is None or job.state == "forgotten":
             raise Refused(404, "The operation was not found.")
-        if job.looks < len(job.plan.broken_looks):
-            status = job.plan.broken_looks[job.looks]
-            job.looks += 1
-            raise Refused(status, "The service is currently unavailable.")
+        broken = job.broken()
+        if broken is not None:
+            raise Refused(broken, "The service is currently unavailable.")
         return web.json_response(self._view(job))
 
     async def _model(self, request: web.Request) -> web.StreamResponse:
