@@ -47,23 +47,33 @@ _UNSENT = (
 )
 
 
+Key = Secret | Callable[[], Secret] | None
+"""A key, or what is asked for it before each request: a token that expires."""
+
+
 class _Bearer(AuthBase):
     """Adds the key; being an `auth`, it also keeps .netrc out."""
 
-    def __init__(self, key: Secret | None) -> None:
+    def __init__(self, key: Key, header: str = "Authorization") -> None:
         self._key = key
+        self._header = header
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._key is not None:
-            request.headers["Authorization"] = f"Bearer {self._key.reveal()}"
+        key = self._key() if callable(self._key) else self._key
+        if key is not None:
+            scheme = "Bearer " if self._header == "Authorization" else ""
+            request.headers[self._header] = scheme + key.reveal()
         return request
 
 
 class Api:
     """One JSON API under a base URL, with its key."""
 
-    def __init__(self, base_url: str, key: Secret | None) -> None:
-        """Keep both; refuses an address to which a key may not be sent."""
+    def __init__(self, base_url: str, key: Key, *, header: str = "Authorization") -> None:
+        """Keep them; refuses an address to which a key may not be sent.
+
+        In the header Authorization the key is a bearer token; in any other it stands alone.
+        """
         if not well_formed(base_url) or urlsplit(base_url).username:
             raise error(
                 Code.NOT_CONFIGURED,
@@ -77,7 +87,7 @@ class Api:
                 hint="Use an https address, or http on this machine.",
             )
         self.base_url = base_url.rstrip("/")
-        self._auth = _Bearer(key)
+        self._auth = _Bearer(key, header)
         self._local = threading.local()
 
     def call(
@@ -88,6 +98,7 @@ class Api:
         body: bytes | None = None,
         timeout: float = READ_S,
         headers: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
     ) -> requests.Response:
         """Send one request, once, and return its whole answer.
 
@@ -101,7 +112,7 @@ class Api:
             self.base_url + path,
             data=body,
             headers={
-                "Content-Type": "application/json",
+                "Content-Type": content_type,
                 "User-Agent": "pennyreel",
                 **(headers or {}),
             },
@@ -168,6 +179,7 @@ def download(
     most: int | None = None,
     plain: bool = False,
     headers: Mapping[str, str] | None = None,
+    onward: bool = False,
     deadline: Deadline | None = None,
     cancel: CancelToken | None = None,
 ) -> None:
@@ -183,6 +195,7 @@ def download(
         most: bytes taken at most.
         plain: http anywhere will do, and private addresses: the user named this URL.
         headers: sent to this very address; redirects are not followed then.
+        onward: with `headers`, redirects are followed all the same, without them.
         deadline: of the whole, all tries included.
         cancel: ends it at once.
 
@@ -197,7 +210,8 @@ def download(
 
         def once() -> None:
             sink.restart()
-            with _open(url, cutter, local=local, plain=plain, headers=headers) as reply:
+            opened = _open(url, cutter, local=local, plain=plain, headers=headers, onward=onward)
+            with opened as reply:
                 _get(url, reply, sink, most)
             cutter.check()  # a cut looks like an end where no length was announced
             _compare(url, sink, sha256, size)
@@ -375,8 +389,11 @@ def _open(
     local: bool,
     plain: bool,
     headers: Mapping[str, str] | None,
+    onward: bool,
 ) -> Iterator[requests.Response]:
-    told = {"Accept-Encoding": "identity", "User-Agent": "pennyreel", **(headers or {})}
+    plainly = {"Accept-Encoding": "identity", "User-Agent": "pennyreel"}
+    told = {**plainly, **(headers or {})}
+    stay = headers is not None and not onward
     for _ in range(MAX_HOPS + 1):
         _check(url, local=local, plain=plain)
         with (
@@ -391,10 +408,10 @@ def _open(
             ) as reply,
         ):
             target = reply.headers.get("Location")
-            if headers is not None or not (300 <= reply.status_code < 400 and target):
+            if stay or not (300 <= reply.status_code < 400 and target):
                 yield reply
                 return
-            url = urljoin(url, target)
+            url, told = urljoin(url, target), plainly
     raise error(Code.STORAGE_FAILED, f"{shown(url)} redirects without end", retryable=False)
 
 

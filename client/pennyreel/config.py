@@ -32,6 +32,7 @@ RUNPOD_URL = "https://api.runpod.ai/v2"
 RUNPOD_API_URL = "https://api.runpod.io/v2"
 REPLICATE_URL = "https://api.replicate.com/v1"
 COMFYUI_URL = "http://127.0.0.1:8188"
+GEMINI_URL = "https://generativelanguage.googleapis.com"
 
 
 class Secret:
@@ -97,6 +98,20 @@ class Settings:
     ledger_url: Secret | None = None
     alert_webhook: Secret | None = None
     alert_hosts: str | None = None
+    gemini_api_key: Secret | None = None
+    gemini_base_url: str = GEMINI_URL
+    gemini_model: str = "gemini-omni-1.2-flash"
+    gemini_resolution: str = "720p"
+    vertex_project: str | None = None
+    vertex_location: str = "us-central1"
+    vertex_credentials: Path | None = None
+    vertex_token: Secret | None = None
+    vertex_gcloud: Path | None = None
+    vertex_base_url: str | None = None
+    vertex_storage_uri: str | None = None
+    vertex_storage_url: str = "https://storage.googleapis.com"
+    veo_model: str = "veo-3.1-generate-001"
+    veo_fast_model: str = "veo-3.1-fast-generate-001"
     config_file: Path | None = None
 
     @property
@@ -212,6 +227,46 @@ FIELDS: dict[str, Field] = {
         "alerts.hosts",
         "text",
         "HOST:PORT,… that it may be though they are private",
+    ),
+    "gemini_api_key": Field("GEMINI_API_KEY", "gemini.api_key", "secret", "the Gemini API's key"),
+    "gemini_base_url": Field(
+        "GOOGLE_GEMINI_BASE_URL", "gemini.base_url", "url", "the Gemini API; /v1 is added"
+    ),
+    "gemini_model": Field("PENNYREEL_GEMINI_MODEL", "gemini.model", "text", "an Omni model's id"),
+    "gemini_resolution": Field(
+        "PENNYREEL_GEMINI_RESOLUTION",
+        "gemini.resolution",
+        "text",
+        "of jobs that name no size: 360p, 720p, 1080p, 4k",
+    ),
+    "vertex_project": Field(
+        "GOOGLE_CLOUD_PROJECT", "vertex.project", "text", "the Google Cloud project that pays"
+    ),
+    "vertex_location": Field("GOOGLE_CLOUD_LOCATION", "vertex.location", "text", "its region"),
+    "vertex_credentials": Field(
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "vertex.credentials",
+        "path",
+        "JSON file of a service account, or of gcloud's application-default login",
+    ),
+    "vertex_token": Field(
+        "PENNYREEL_VERTEX_TOKEN", "vertex.token", "secret", "an access token, instead of the file"
+    ),
+    "vertex_gcloud": Field(
+        "PENNYREEL_GCLOUD", "vertex.gcloud", "path", "gcloud's full path, to ask it for tokens"
+    ),
+    "vertex_base_url": Field(
+        "GOOGLE_VERTEX_BASE_URL", "vertex.base_url", "url", "Vertex; none = by the region"
+    ),
+    "vertex_storage_uri": Field(
+        "PENNYREEL_VERTEX_STORAGE", "vertex.storage_uri", "text", "gs://… that Veo writes to"
+    ),
+    "vertex_storage_url": Field(
+        "PENNYREEL_VERTEX_STORAGE_URL", "vertex.storage_url", "url", "Cloud Storage's JSON API"
+    ),
+    "veo_model": Field("PENNYREEL_VEO_MODEL", "veo.model", "text", "the model of backend veo"),
+    "veo_fast_model": Field(
+        "PENNYREEL_VEO_FAST_MODEL", "veo.fast_model", "text", "the model of backend veo-fast"
     ),
 }
 

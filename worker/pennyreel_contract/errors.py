@@ -59,6 +59,7 @@ class Code(str, Enum):
     RESULT_REFUSED = "result_refused"
     # The run.
     CANCELLED = "cancelled"
+    CONTENT_FILTERED = "content_filtered"
     EXECUTION_FAILED = "execution_failed"
     OUT_OF_MEMORY = "out_of_memory"
     DISK_FULL = "disk_full"
@@ -142,6 +143,9 @@ _TABLE: dict[Code, _Entry] = {
     ),
     Code.CANCELLED: _Entry(
         "cancelled", True, "Submit it again only if it is known to have stopped."
+    ),
+    Code.CONTENT_FILTERED: _Entry(
+        "failed", False, "Change the prompt or the image, or use a backend without such a filter."
     ),
     Code.EXECUTION_FAILED: _Entry("failed", False, "Correct the node named in the message."),
     Code.OUT_OF_MEMORY: _Entry(

@@ -19,6 +19,10 @@ BUILTIN = {
     "replicate": "pennyreel.backends.replicate:ReplicateBackend",
     "runpod": "pennyreel.backends.runpod:RunPodBackend",
     "simulated": "pennyreel.backends.simulated:SimulatedBackend",
+    "gemini": "pennyreel.backends.gemini:GeminiBackend",
+    "runpod": "pennyreel.backends.runpod:RunPodBackend",
+    "veo": "pennyreel.backends.veo:VeoBackend",
+    "veo-fast": "pennyreel.backends.veo:VeoFastBackend",
 }
 NAMED_ONLY = frozenset({"simulated"})
 """Nobody gets these without asking for them by name."""
