@@ -86,8 +86,9 @@ class Api:
         *,
         body: bytes | None = None,
         timeout: float = READ_S,
+        headers: Mapping[str, str] | None = None,
     ) -> requests.Response:
-        """Send one request, once, and return its whole answer.
+        """Send one request, once, and return its whole answer. `headers` are sent besides.
 
         Raises:
             requests.RequestException: no answer; `never_sent` tells if anything left.
@@ -98,7 +99,11 @@ class Api:
             method,
             self.base_url + path,
             data=body,
-            headers={"Content-Type": "application/json", "User-Agent": "pennyreel"},
+            headers={
+                "Content-Type": "application/json",
+                "User-Agent": "pennyreel",
+                **(headers or {}),
+            },
             auth=self._auth,
             timeout=(min(CONNECT_S, timeout), timeout),
             allow_redirects=False,

@@ -16,6 +16,7 @@ from pennyreel.errors import Code, error
 BUILTIN = {
     "comfyui": "pennyreel.backends.comfyui:ComfyBackend",
     "dev": "pennyreel.backends.runpod:DevBackend",
+    "huggingface": "pennyreel.backends.huggingface:HuggingFaceBackend",
     "runpod": "pennyreel.backends.runpod:RunPodBackend",
 }
 GROUP = "pennyreel.backends"
