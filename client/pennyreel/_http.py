@@ -6,6 +6,7 @@ credentials from .netrc and send a local request through a proxy. None of that h
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import socket
 import threading
@@ -177,10 +178,10 @@ def download(
         sink: what it is written to.
         sha256: of the whole, where known.
         size: of the whole, where known.
-        local: whether addresses on this machine are expected.
+        local: whether addresses on this machine are expected; other private ones never are.
         pause: waits so many seconds, or raises because the job was cancelled.
         most: bytes taken at most.
-        plain: http anywhere will do: the user named this URL.
+        plain: http anywhere will do, and private addresses: the user named this URL.
         headers: sent to this very address; redirects are not followed then.
         deadline: of the whole, all tries included.
         cancel: ends it at once.
@@ -402,13 +403,38 @@ def _check(url: str, *, local: bool, plain: bool) -> None:
     if is_loopback(url):
         if local and parts.scheme in {"http", "https"}:
             return
-    elif parts.hostname and parts.scheme in ({"http", "https"} if plain else {"https"}):
+    elif plain and parts.hostname and parts.scheme in {"http", "https"}:
         return
+    elif parts.hostname and parts.scheme == "https":
+        if not _private(parts.hostname):
+            return
+        raise error(
+            Code.ADDRESS_REFUSED,
+            f"{shown(url)} is at a private address: no file of a job is fetched from there",
+            hint="Give the worker storage at a public address, or configure it here as your own: "
+            "PENNYREEL_S3_ENDPOINT and PENNYREEL_S3_BUCKET.",
+        )
     raise error(
         Code.ADDRESS_REFUSED,
         f"{shown(url)}: files are fetched by https only",
         hint="Give the worker storage that is reached by https.",
     )
+
+
+def _private(host: str) -> bool:
+    """Whether a host is written as an address that is not of the public internet.
+
+    Names are not looked up: a server at a private address has no certificate for a foreign name.
+    """
+    try:
+        numeric = all(c in "0123456789abcdefx." for c in host.lower()) and ":" not in host
+        # What resolvers take for IPv4: 0x7f.1 and 2130706433 are 127.0.0.1.
+        text = socket.inet_ntoa(socket.inet_aton(host)) if numeric else host
+        address = ipaddress.ip_address(text)
+    except (OSError, ValueError):
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return not (mapped or address).is_global
 
 
 def _session(url: str) -> requests.Session:

@@ -1,7 +1,8 @@
-"""Inputs too large for a request go through the user's own bucket. Needs the extra `s3`."""
+"""The user's own bucket: inputs too large for a request, stored results. Needs the extra `s3`."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pennyreel.config import S3
@@ -57,6 +58,27 @@ def presign(s3: S3, address: str) -> str:
         raise _failed(s3, problem) from None
 
 
+def get_json(s3: S3, key: str) -> dict[str, Any] | None:
+    """Return a small JSON object of the bucket, or None where it is not there.
+
+    Raises:
+        SetupNeeded: boto3 is not installed.
+        JobFailed: `storage_failed`, the bucket does not answer or not with an object.
+
+    """
+    client = _client(s3)
+    try:
+        with client.get_object(Bucket=s3.bucket, Key=key)["Body"] as stream:
+            body = json.loads(stream.read())
+    except Exception as problem:  # noqa: BLE001 - as above
+        if _code(problem) == "NoSuchKey":
+            return None
+        raise _failed(s3, problem) from None
+    if not isinstance(body, dict):
+        raise error(Code.STORAGE_FAILED, f"bucket {s3.bucket}: {key} is no JSON object")
+    return body
+
+
 def _presign(client: S3Client, bucket: str, key: str) -> str:
     return client.generate_presigned_url(
         "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=URL_TTL_S
@@ -99,6 +121,9 @@ def _client(s3: S3) -> S3Client:
 
 def _failed(s3: S3, problem: Exception) -> PennyreelError:
     """Name the kind of failure only: boto3's messages may quote requests."""
+    return error(Code.STORAGE_FAILED, f"bucket {s3.bucket}: {_code(problem)}")
+
+
+def _code(problem: Exception) -> str:
     response = getattr(problem, "response", None) or {}
-    code = (response.get("Error") or {}).get("Code") or type(problem).__name__
-    return error(Code.STORAGE_FAILED, f"bucket {s3.bucket}: {code}")
+    return (response.get("Error") or {}).get("Code") or type(problem).__name__

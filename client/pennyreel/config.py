@@ -78,6 +78,8 @@ class Settings:
     runpod_api_key: Secret | None = None
     runpod_endpoint: str | None = None
     runpod_base_url: str = RUNPOD_URL
+    runpod_gpu: str | None = None
+    simulated: str | None = None
     s3_endpoint: str | None = None
     s3_bucket: str | None = None
     s3_key: Secret | None = None
@@ -151,6 +153,15 @@ FIELDS: dict[str, Field] = {
     ),
     "runpod_base_url": Field(
         "RUNPOD_ENDPOINT_BASE_URL", "runpod.base_url", "url", "RunPod's job API"
+    ),
+    "runpod_gpu": Field(
+        "PENNYREEL_RUNPOD_GPU", "runpod.gpu", "text", "its GPU, for the price, such as AMPERE_24"
+    ),
+    "simulated": Field(
+        "PENNYREEL_SIMULATED",
+        "simulated",
+        "text",
+        "how backend simulated behaves: run_s=2,fail=0.1",
     ),
     "s3_endpoint": Field("PENNYREEL_S3_ENDPOINT", "s3.endpoint", "url", "URL; none = AWS"),
     "s3_bucket": Field("PENNYREEL_S3_BUCKET", "s3.bucket", "text", "bucket for large inputs"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pennyreel.config import Settings
-from pennyreel.errors import Code, error
+from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Need, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, JobEvent, Sink
@@ -21,6 +21,9 @@ from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Artifact, InputFile, JobRequest, ModelNeed, Outputs, Result
 
 OnEvent = Callable[[JobEvent], None]
+
+COMFY_KINDS = frozenset({"image", "video", "audio", "model3d", "text", "file"})
+"""What comes out of a ComfyUI graph."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +106,22 @@ class Backend(Protocol):
         """Return what it can do, as far as is known without asking it."""
 
     def usage(self, need: Need) -> Usage:
-        """Return what such a job would be billed for."""
+        """Return what such a job would be billed for, at most where that is known; asks nobody."""
 
     def billed(self, need: Need, result: Result) -> Usage:
-        """Return what a job that ended so was billed for."""
+        """Return what a job that ended so was billed for: `usage`'s sku and unit.
+
+        An amount that the result does not tell is None, never 0.
+        """
 
     def lookup(self, attempt_id: str) -> Handle | None:
         """Return the handle of an attempt whose submit had no answer; None: it was not accepted.
 
-        Only where `abilities().looks_up`.
+        None is a claim that lets the job be sent elsewhere, so what cannot look, or not now, must
+        not make it. Only where `abilities().looks_up`; elsewhere it always raises. Free.
 
         Raises:
-            OutcomeUnknown: it cannot be told (yet).
+            OutcomeUnknown: it cannot be told (yet); see `untold`.
 
         """
 
@@ -175,6 +182,16 @@ def unsent(deadline: Deadline) -> None:
             f"{deadline.error('preparing the job')}; nothing was sent",
             detail={"confirmed_stopped": True},
         )
+
+
+def untold(name: str, attempt_id: str, why: str, hint: str) -> PennyreelError:
+    """Return the error of a lookup that cannot tell what became of an attempt."""
+    return error(
+        Code.UNKNOWN_OUTCOME,
+        f"{name} cannot tell what became of attempt {attempt_id}: {why}",
+        hint=hint,
+        detail={"attempt_id": attempt_id},
+    )
 
 
 def pause(cancel: CancelToken, seconds: float) -> None:

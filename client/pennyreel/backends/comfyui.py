@@ -14,16 +14,17 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from typing_extensions import Self
 
 from pennyreel import _http, _s3
-from pennyreel.backends.base import OnEvent, Work, pause, unsent
-from pennyreel.config import COMFYUI_URL, S3, Settings, key_may_travel, well_formed
-from pennyreel.errors import Code, JobFailed, OutcomeUnknown, PennyreelError, error
+from pennyreel.backends.base import COMFY_KINDS, OnEvent, Work, pause, unsent, untold
+from pennyreel.config import COMFYUI_URL, S3, Settings, is_loopback, key_may_travel, well_formed
+from pennyreel.errors import Code, JobFailed, OutcomeUnknown, PennyreelError, SetupNeeded, error
+from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, Progressed, Queued, Sink, Started, Warned
 from pennyreel_comfy import graph as graphs
@@ -39,6 +40,7 @@ from pennyreel_contract import Artifact, Gpu, Outputs, Result
 FOLDER = "pennyreel"
 MAX_INPUT_BYTES = 2 << 30
 HEALTH_S = 3.0
+LOOKUP_SETTLE_S = 1.0
 MAX_UNFOLLOWED = 200
 """So many jobs that nobody follows are remembered; older ones are found again by their ids."""
 
@@ -65,8 +67,15 @@ class ComfyBackend:
 
     name = "comfyui"
 
-    def __init__(self, url: str, *, headers: Mapping[str, str] | None = None, s3: S3 | None = None):
-        """Keep the address; nothing is sent."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        s3: S3 | None = None,
+        settle_s: float = LOOKUP_SETTLE_S,
+    ) -> None:
+        """Keep the address; nothing is sent. `settle_s`: between the two looks of `lookup`."""
         if not well_formed(url):
             raise error(
                 Code.NOT_CONFIGURED,
@@ -83,6 +92,7 @@ class ComfyBackend:
         self.http = ComfyHttp(url, headers=headers)
         self.target = self.http.base_url
         self._s3 = s3
+        self._settle_s = settle_s
         self._session = Session(self.http)
         self._jobs: dict[str, _Following] = {}
         self._lock = threading.Lock()
@@ -101,6 +111,52 @@ class ComfyBackend:
                 )
             headers = {"Authorization": settings.comfyui_auth.reveal()}
         return cls(url, headers=headers, s3=settings.s3)
+
+    def abilities(self) -> Abilities:
+        """Return what ComfyUI can do; what this one has installed, preflight asks it.
+
+        It knows our prompts' ids, so an attempt can be looked up. It does not replay: the same
+        prompt sent again is queued again.
+        """
+        return Abilities(
+            kinds=COMFY_KINDS,
+            workflows=True,
+            image_input=True,
+            lora=True,
+            negative_prompt=True,
+            seed=True,
+            cancels=True,
+            looks_up=True,
+            private=is_loopback(self.target),
+        )
+
+    def usage(self, need: Need) -> Usage:  # noqa: ARG002 - seconds are known afterwards only
+        """GPU seconds: `local` on this machine, `server` on another."""
+        sku = "local" if is_loopback(self.target) else "server"
+        return Usage(sku, Unit.GPU_SECOND, None)
+
+    def billed(self, need: Need, result: Result) -> Usage:
+        """The seconds from ComfyUI's own start and end of the run."""
+        seconds = result.timings.get("execute") or (result.gpu and result.gpu.seconds) or None
+        return replace(self.usage(need), amount=seconds)
+
+    def lookup(self, attempt_id: str) -> Handle | None:
+        """Look for the prompt in /queue and in /history.
+
+        None means that it does not run and has no result there: ComfyUI never got it, or was
+        restarted and forgot it. It is looked for twice, since the request may have been on its way
+        still when its answer was given up.
+        """
+        prompt_id = prompt_id_of(attempt_id)
+        try:
+            for settle_s in (0.0, self._settle_s):
+                time.sleep(settle_s)
+                # The queue first: a job passes from there to /history, never back.
+                if prompt_id in self.http.queue() or self.http.history(prompt_id) is not None:
+                    return Handle(self.name, self.target, prompt_id, attempt_id)
+        except PennyreelError as problem:
+            raise untold(self.target, attempt_id, str(problem), problem.hint) from None
+        return None
 
     def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
         """Upload the inputs and queue the graph."""
@@ -122,6 +178,12 @@ class ComfyBackend:
                 str(problem),
                 hint=f"Look it up before you send it again: pennyreel result '{handle}'",
                 detail={"handle": str(handle)},
+            ) from None
+        except SetupNeeded as problem:
+            raise error(
+                Code(problem.code),
+                str(problem),
+                hint="Set PENNYREEL_COMFYUI_AUTH to the Authorization header that it expects.",
             ) from None
         with self._lock:
             self._jobs[prompt_id] = _Following(
@@ -291,9 +353,12 @@ class ComfyBackend:
         if wanted.kinds is None or "image" in wanted.kinds:
             artifacts += _socket_images(job.run, wanted)
         timings = {"total": time.monotonic() - job.submitted_at}
+        ran_s = _ran_s(entry)
         if job.run.started_at is not None:
             timings["queue"] = max(0.0, job.run.started_at - job.submitted_at)
             timings["execute"] = time.monotonic() - job.run.started_at
+        if ran_s is not None:
+            timings["execute"] = ran_s
         return Result(
             attempt_id=handle.attempt_id,
             artifacts=tuple(artifacts),
@@ -424,6 +489,16 @@ def _download_input(url: str, content: IO[bytes], deadline: Deadline) -> None:
                 Code.INPUT_UNREACHABLE, str(problem), hint="Check that the URL answers from here."
             ) from None
         raise
+
+
+def _ran_s(entry: Mapping[str, Any]) -> float | None:
+    """Return the seconds from start to end by the server's clock, where its messages tell them."""
+    messages = (entry.get("status") or {}).get("messages") or ()
+    at = {m[0]: m[1]["timestamp"] for m in messages if len(m) > 1 and "timestamp" in m[1]}
+    began, ended = at.get("execution_start"), at.get("execution_success")
+    if not isinstance(began, (int, float)) or not isinstance(ended, (int, float)):
+        return None
+    return max(0.0, (ended - began) / 1000)
 
 
 def _socket_images(run: Run, wanted: Outputs) -> list[Artifact]:

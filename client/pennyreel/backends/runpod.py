@@ -21,11 +21,14 @@ from pydantic import ValidationError
 from typing_extensions import Self
 
 from pennyreel import _http, _s3
+from pennyreel.backends import _runpod_money as money
 from pennyreel.backends import _runpod_results as results
+from pennyreel.backends import _runpod_stored as stored
 from pennyreel.backends._runpod_api import MAX_REQUEST_BYTES, JobGone, Pause, RunPodApi
-from pennyreel.backends.base import OnEvent, Work, pause
+from pennyreel.backends.base import COMFY_KINDS, OnEvent, Work, pause
 from pennyreel.config import RUNPOD_URL, S3, Secret, Settings, dev_stack, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, Progressed, Queued, Sink, Started, Warned
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -59,15 +62,21 @@ class RunPodBackend:
         *,
         base_url: str = RUNPOD_URL,
         s3: S3 | None = None,
+        gpu: str | None = None,
         pause: Pause = time.sleep,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         queue_warn_s: tuple[float, ...] = QUEUE_WARN_S,
         down_grace_s: float = DOWN_GRACE_S,
     ) -> None:
-        """Keep the address; nothing is sent. `pause` waits between the tries of a submit."""
+        """Keep the address; nothing is sent.
+
+        `gpu` names the price: RunPod's pool of the endpoint's GPU, such as AMPERE_24. `pause` waits
+        between the tries of a submit.
+        """
         self.target = endpoint
         self._api = RunPodApi(base_url, quote(endpoint, safe=""), key, pause=pause)
         self._s3 = s3
+        self._sku = f"runpod/{gpu or endpoint}"
         self._max_request_bytes = max_request_bytes
         self._queue_warn_s = queue_warn_s
         self._down_grace_s = down_grace_s
@@ -94,7 +103,48 @@ class RunPodBackend:
             settings.runpod_api_key,
             base_url=settings.runpod_base_url,
             s3=settings.s3,
+            # What is configured is of the configured endpoint.
+            gpu=settings.runpod_gpu if endpoint == settings.runpod_endpoint else None,
         )
+
+    def abilities(self) -> Abilities:
+        """Return what our worker can do.
+
+        Found by its id, an attempt is only where this client has the worker's bucket (S3): see
+        `lookup`. It does not replay, because that would be true only sometimes: our worker answers
+        the same attempt from the bucket once the first copy has ended well, and joins it while it
+        runs on the same worker. But a copy that still runs, or waits, is unknown to another worker,
+        which would run it again; without a bucket nothing is stored at all; the stock worker knows
+        no attempts; and even a replay is billed for the seconds it takes.
+        """
+        return Abilities(
+            kinds=COMFY_KINDS,
+            workflows=True,
+            image_input=True,
+            lora=True,
+            negative_prompt=True,
+            seed=True,
+            cancels=True,
+            looks_up=self._s3 is not None,
+            private=True,
+        )
+
+    def usage(self, need: Need) -> Usage:  # noqa: ARG002 - seconds are known afterwards only
+        """GPU seconds, beside a cold start and an idle tail at most."""
+        return money.usage(self._sku)
+
+    def billed(self, need: Need, result: Result) -> Usage:
+        """The seconds by RunPod's clock, else by the worker's."""
+        return money.billed(self.usage(need), result)
+
+    def lookup(self, attempt_id: str) -> Handle | None:
+        """Look into the bucket, where our worker stores each result under its attempt's id.
+
+        RunPod itself has no lookup. Only an attempt that ended well is found; of any other (it
+        waits, runs, failed, was never accepted, or its worker has another bucket) nothing is
+        known, so this never returns None.
+        """
+        return stored.lookup(self._s3, Handle(self.name, self.target, stored.ID, attempt_id))
 
     def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
         """Measure the request, upload what is too large for it, and POST it once."""
@@ -106,6 +156,8 @@ class RunPodBackend:
         self, handle: Handle, *, on_event: OnEvent, deadline: Deadline, cancel: CancelToken
     ) -> Result:
         """Poll until the job ends."""
+        if handle.remote_id == stored.ID:
+            return stored.result(self._s3, handle)
         return _Follower(self, handle, on_event, deadline, cancel).run()
 
     def fetch(
@@ -121,8 +173,9 @@ class RunPodBackend:
             sink.restart()
             _decode(artifact, sink)
             return
-        url = artifact.url
+        url, own = artifact.url, False
         if url is None and artifact.s3 is not None:
+            own = True
             url = _s3.presign(_s3.require(self._s3, artifact.name), artifact.s3)
         if url is None:
             raise error(Code.OUTPUT_MISSING, f"the worker tells of {artifact.name} but not where")
@@ -132,6 +185,7 @@ class RunPodBackend:
             sha256=artifact.sha256,
             size=artifact.bytes or None,
             local=self._local,
+            plain=own,
             pause=lambda seconds: pause(cancel, seconds),
             deadline=deadline,
             cancel=cancel,
@@ -139,6 +193,8 @@ class RunPodBackend:
 
     def cancel(self, handle: Handle) -> bool:
         """POST /cancel, then look until the job has ended."""
+        if handle.remote_id == stored.ID:
+            return True
         return self.stop(handle.remote_id) is not None
 
     def health(self) -> Health:
@@ -247,6 +303,10 @@ class DevBackend(RunPodBackend):
     """The emulated RunPod that `pennyreel dev` runs on this machine."""
 
     name = "dev"
+
+    def usage(self, need: Need) -> Usage:  # noqa: ARG002 - as above
+        """Seconds of this machine."""
+        return Usage("local", Unit.GPU_SECOND, None)
 
     @classmethod
     def open(cls, settings: Settings, target: str | None = None) -> Self:
