@@ -38,10 +38,6 @@ class Follower:
         name: str,
         job: str,
         ask: Ask,
-        *,
-        poll_s: tuple[float, float] = POLL_S,
-        down_grace_s: float = DOWN_GRACE_S,
-        confirm_s: float = CONFIRM_S,
     ) -> None:
         """Keep what it takes; nothing is sent. `name` is the provider's, `job` its id there."""
         self._handle = handle
@@ -49,9 +45,6 @@ class Follower:
         self._name = name
         self._job = job
         self._ask = ask
-        self._poll_s = poll_s
-        self._down_grace_s = down_grace_s
-        self._confirm_s = confirm_s
         self._down_since: float | None = None
         self._gone = 0
         self._stage = ""
@@ -60,7 +53,7 @@ class Follower:
         """Look, tell, wait, again; return its end."""
         wake = threading.Event()
         cancel.on_cancel(wake.set)
-        pause, longest = self._poll_s
+        pause, longest = POLL_S
         try:
             while True:
                 if cancel.cancelled or deadline.expired:
@@ -79,13 +72,14 @@ class Follower:
         """Cancel it where that can be asked; return its end, or None where that is not certain."""
         if self._provider.cancels and not self._told_to_end():
             return self._end()
-        limit, pause = Deadline(self._confirm_s), self._poll_s[0]
+        limit, pause = Deadline(CONFIRM_S), POLL_S[0]
+        self._gone = 0
         while True:
             ended = self._end()
             if ended is not None or not self._provider.cancels or limit.expired:
                 return ended
             time.sleep(min(pause, limit.left()))
-            pause = min(self._poll_s[1], pause * 1.3)
+            pause = min(POLL_S[1], pause * 1.3)
 
     def _told_to_end(self) -> bool:
         """Ask for its end; return whether it may have been heard."""
@@ -102,9 +96,12 @@ class Follower:
         try:
             seen = self._provider.look(self._ask, self._job)
         except JobGone:
-            return None if self._provider.hides else Seen("failed", why="it was cancelled")
+            self._gone += 1
+            gone = self._gone >= GONE_LOOKS and not self._provider.hides
+            return Seen("failed", why="it was cancelled") if gone else None
         except (NotAllowed, requests.RequestException, PennyreelError):
             return None
+        self._gone = 0
         return seen if seen.state in {"done", "failed"} else None
 
     def _stopped(self, deadline: Deadline, cancel: CancelToken) -> Seen:
@@ -144,8 +141,8 @@ class Follower:
     def _tolerate(self, why: str) -> None:
         now = time.monotonic()
         self._down_since = self._down_since or now
-        if now - self._down_since > self._down_grace_s:
-            raise self._unknown(f"no answer for {self._down_grace_s:g} s: {why}")
+        if now - self._down_since > DOWN_GRACE_S:
+            raise self._unknown(f"no answer for {DOWN_GRACE_S:g} s: {why}")
 
     def _lost(self) -> PennyreelError:
         if self._provider.hides:

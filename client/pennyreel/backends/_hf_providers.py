@@ -75,6 +75,8 @@ class Output:
 
     mime: str = ""
     url: str | None = field(default=None, repr=False)
+    size: int = 0
+    """In bytes; 0 = not told."""
     data: str | None = field(default=None, repr=False)
 
 
@@ -387,7 +389,14 @@ def _done(found: Any) -> Seen:
         body = _object(one)
         url = body.get("url") if body else one
         if isinstance(url, str) and url:
-            outputs.append(Output(str(body.get("content_type") or ""), url=url))
+            size = body.get("file_size")
+            outputs.append(
+                Output(
+                    str(body.get("content_type") or ""),
+                    url,
+                    size if isinstance(size, int) and size > 0 else 0,
+                )
+            )
     return Seen("done", tuple(outputs))
 
 

@@ -33,6 +33,7 @@ def outcome(seen: Seen, *, attempt_id: str, provider: str, model: str, kind: str
             Code.OUTPUT_MISSING,
             f"{provider} says that {model} is done, and names no {kind}",
             hint="It may have been filtered. Change the prompt; the job may be billed.",
+            retryable=False,
         )
     artifacts = tuple(_artifact(o, kind, n) for n, o in enumerate(seen.outputs, 1))
     return Result(
@@ -63,7 +64,7 @@ def _artifact(output: Output, kind: str, number: int) -> Artifact:
         name=name,
         kind=found,
         mime=mime,
-        bytes=len(data or b""),
+        bytes=output.size if data is None else len(data),
         sha256=hashlib.sha256(data).hexdigest() if data is not None else "",
         data=output.data,
         url=output.url,

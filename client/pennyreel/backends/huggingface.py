@@ -22,7 +22,7 @@ from pennyreel.backends._hf_job import Remote, wish
 from pennyreel.backends._hf_kept import Answers
 from pennyreel.backends._hf_offers import AUTO, Offer
 from pennyreel.backends._hf_providers import PROVIDERS, Seen, usable
-from pennyreel.backends.base import OnEvent, Work, pause, unsent
+from pennyreel.backends.base import OnEvent, Work, pause, unsent, untold
 from pennyreel.config import (
     HF_IMAGE_MODEL,
     HF_ROUTER_URL,
@@ -60,9 +60,8 @@ class HuggingFaceBackend:
         video_model: str = HF_VIDEO_MODEL,
         image_model: str = HF_IMAGE_MODEL,
         bill_to: str | None = None,
-        **following: Any,
     ) -> None:
-        """Keep the addresses; nothing is sent. `following` is handed to `Follower`."""
+        """Keep the addresses; nothing is sent. `home`: where mappings and answers are kept."""
         self.target = provider
         self._order = _order(provider)
         self._models = {"video": video_model, "image": image_model}
@@ -71,7 +70,6 @@ class HuggingFaceBackend:
         self._local = is_loopback(router_url)
         self._offers = offers.Kept(home / "huggingface" / "providers.json")
         self._answers = Answers(home / "huggingface" / "answers")
-        self._following = following
 
     @classmethod
     def open(cls, settings: Settings, target: str | None = None) -> Self:
@@ -95,13 +93,19 @@ class HuggingFaceBackend:
         )
 
     def abilities(self) -> Abilities:
-        """Return what a provider's models can do in general: each has limits of its own."""
+        """Return what a provider's models can do in general: each has limits of its own.
+
+        Whether a cancel ends a job is told of the one provider that would be used, if that is
+        known; that fal stops billing then is UNVERIFIED.
+        """
+        known = {self._provider(kind) for kind in self._models}
         return Abilities(
             kinds=frozenset(self._models),
             prompts=True,
             formats=frozenset({"mp4", "png", "jpg"}),
             negative_prompt=True,
             seed=True,
+            cancels=all(name in PROVIDERS and PROVIDERS[name].cancels for name in known),
             quality=2,
         )
 
@@ -111,11 +115,7 @@ class HuggingFaceBackend:
         The provider stands in the sku as `auto` until a health check or a job has asked who it is.
         """
         kind = "image" if need.kind == "image" else "video"
-        model = self._models[kind]
-        known = self._offers.get(model)
-        offer = offers.choose(known or (), kind, self._order, usable)
-        named = self._order[0] if len(self._order) == 1 else AUTO
-        return _usage(offer.provider if offer else named, model, kind)
+        return _usage(self._provider(kind), self._models[kind], kind)
 
     def billed(self, need: Need, result: Result) -> Usage:
         """Return one video or one image of the model that served it."""
@@ -127,10 +127,11 @@ class HuggingFaceBackend:
 
     def lookup(self, attempt_id: str) -> Handle | None:
         """Not possible: the providers do not know our attempts."""
-        raise error(
-            Code.UNKNOWN_OUTCOME,
-            f"Hugging Face cannot tell what became of attempt {attempt_id}",
-            hint="Look at the usage on https://huggingface.co/settings/billing",
+        raise untold(
+            "Hugging Face",
+            attempt_id,
+            "its providers do not know our ids",
+            "Look at the usage on https://huggingface.co/settings/billing",
         )
 
     def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
@@ -244,6 +245,14 @@ class HuggingFaceBackend:
             raise offers.nobody(model, kind, found, self._order)
         return offer
 
+    def _provider(self, kind: str) -> str:
+        """Return who would do it, asking nobody; `auto` where that is not known."""
+        known = self._offers.get(self._models[kind]) or ()
+        offer = offers.choose(known, kind, self._order, usable)
+        if offer is not None:
+            return offer.provider
+        return self._order[0] if len(self._order) == 1 else AUTO
+
     def _serving(self, kind: str) -> tuple[str, PennyreelError | None]:
         """Ask anew who serves a kind; return that for a person, and what is wrong with it."""
         model = self._models[kind]
@@ -278,7 +287,6 @@ class HuggingFaceBackend:
             remote.provider,
             remote.job,
             ask,
-            **self._following,
         )
 
 

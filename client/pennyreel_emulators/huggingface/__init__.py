@@ -1,7 +1,7 @@
 """Hugging Face on loopback: the Hub's mapping of models, and the router to its providers.
 
     with HuggingFace() as hub:
-        hub.plan(Plan(lose_answer=True))
+        hub.plan(Plan(answer="lost"))
         ...  # any client, with HF_ENDPOINT and the router's base at hub.url, and hub.config.token
         assert hub.billed == 1
 

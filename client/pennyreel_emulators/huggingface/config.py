@@ -50,20 +50,26 @@ MODELS: dict[str, dict[str, Served]] = {
 class Plan:
     """What happens to a job.
 
-    `refuse` is an HTTP status that is answered instead of accepting it; `lose_answer` accepts it
-    and cuts the connection; `status` is told while it runs in place of the provider's own word.
+    `refuse` is an HTTP status that is answered instead of accepting it (`location`: with a redirect
+    to there); `status` is told while it runs in place of the provider's own word.
     """
 
     looks: int = 1
-    """So many looks still find it running."""
+    """So many looks still find it queued (the first) or running."""
     end: Literal["done", "failed", "never"] = "done"
     status: str | None = None
     refuse: int | None = None
     retry_after: str | None = None
-    lose_answer: bool = False
+    location: str | None = None
+    answer: Literal["given", "lost", "garbled", "never"] = "given"
+    """`lost` and `garbled` have accepted the job; `never` cuts the connection and has not."""
     cancel: Literal["obeyed", "ignored", "unsupported"] = "obeyed"
     """`ignored` says that it will, and does not."""
     outputs: int = 1
+    file: Literal["whole", "cut", "short", "gone"] = "whole"
+    """`cut` breaks the first transfer off; `short` is complete and too short."""
+    file_url: str | None = None
+    """In place of the file's own."""
 
 
 @dataclass(frozen=True)

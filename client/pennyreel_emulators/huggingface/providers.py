@@ -14,9 +14,10 @@ from typing import Any
 from aiohttp import web
 
 from pennyreel_emulators.huggingface.config import IMAGE, VIDEO
-from pennyreel_emulators.huggingface.media import png
+from pennyreel_emulators.huggingface.media import mp4, png
 from pennyreel_emulators.huggingface.store import Job, Refused, Store
 
+_FAL_WORDS = {"queued": "IN_QUEUE", "running": "IN_PROGRESS"}
 _FAL_REQUEST = re.compile(r"^(?P<app>.*)/requests/(?P<id>[^/]+)(?P<call>/status|/cancel|)$")
 
 
@@ -50,7 +51,7 @@ class Fal:
         if call == "/status":
             return self._status(self._store.look("fal-ai", job_id))
         job = self._store.get("fal-ai", job_id)
-        if job.state == "running":
+        if job.state in {"queued", "running"}:
             return web.json_response({"detail": "Request is still in progress"}, status=400)
         if job.state == "done":
             return web.json_response(self._output(job))
@@ -61,8 +62,8 @@ class Fal:
         if job.state == "cancelled":
             # That a removed request is forgotten is UNVERIFIED.
             raise Refused(404, {"detail": "Request not found"})
-        if job.state == "running":
-            told = job.plan.status or "IN_PROGRESS"
+        if job.state in {"queued", "running"}:
+            told = job.plan.status or _FAL_WORDS[job.state]
             return web.json_response({"status": told, "logs": None, **_fal_urls(job)}, status=202)
         body: dict[str, Any] = {"status": "COMPLETED", "logs": None, **_fal_urls(job)}
         if job.state == "failed":
@@ -74,7 +75,7 @@ class Fal:
         job = self._store.get("fal-ai", job_id)
         if call != "/cancel" or job.plan.cancel == "unsupported":
             raise Refused(405, {"error": "Method not allowed"})
-        if job.state != "running":
+        if job.state in {"done", "failed"}:
             return web.json_response({"status": "ALREADY_COMPLETED"}, status=400)
         job.cancelled = job.plan.cancel == "obeyed"
         return web.json_response({"status": "CANCELLATION_REQUESTED"}, status=202)
@@ -90,7 +91,12 @@ class Fal:
         urls = self._store.urls(job)
         if job.task == IMAGE:
             return {"images": [{"url": u, "content_type": "image/png"} for u in urls], "seed": 1}
-        video = {"url": urls[0], "content_type": "video/mp4", "file_name": "video.mp4"}
+        video = {
+            "url": urls[0],
+            "content_type": "video/mp4",
+            "file_name": "video.mp4",
+            "file_size": len(mp4()),
+        }
         return {"video": video, "seed": 1}
 
 
@@ -115,8 +121,8 @@ class WaveSpeed:
 
     async def _get(self, request: web.Request) -> web.Response:
         job = self._store.look("wavespeed", request.match_info["id"])
-        words = {"running": job.plan.status or "processing", "done": "completed"}
-        return self._answer(job, words.get(job.state, "failed"))
+        words = {"queued": "created", "running": "processing", "done": "completed"}
+        return self._answer(job, _word(job, words, "failed"))
 
     def _answer(self, job: Job, status: str) -> web.Response:
         data = {
@@ -149,8 +155,8 @@ class Together:
 
     async def _get(self, request: web.Request) -> web.Response:
         job = self._store.look("together", request.match_info["id"])
-        words = {"running": job.plan.status or "in_progress", "done": "completed"}
-        return web.json_response(self._view(job, words.get(job.state, "failed")))
+        words = {"queued": "queued", "running": "in_progress", "done": "completed"}
+        return web.json_response(self._view(job, _word(job, words, "failed")))
 
     def _view(self, job: Job, status: str) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -215,13 +221,13 @@ class Replicate:
         )
 
     def _view(self, job: Job) -> dict[str, Any]:
-        words = {"running": job.plan.status or "processing", "done": "succeeded"}
+        words = {"queued": "starting", "running": "processing", "done": "succeeded"}
         urls = self._store.urls(job)
         output: Any = urls if job.task == IMAGE else urls[0]
         return {
             "id": job.id,
             "model": job.provider_id,
-            "status": words.get(job.state, job.state),
+            "status": _word(job, words, job.state),
             "output": output if job.state == "done" else None,
             "error": "the model failed" if job.state == "failed" else None,
         }
@@ -269,6 +275,12 @@ def size(wanted: dict[str, Any]) -> tuple[int, int]:
 def _serves(store: Store, provider: str, provider_id: str, task: str) -> bool:
     entries = (models.get(provider) for models in store.config.models.values())
     return any(e is not None and (e.provider_id, e.task) == (provider_id, task) for e in entries)
+
+
+def _word(job: Job, words: dict[str, str], otherwise: str) -> str:
+    if job.plan.status is not None and job.state in {"queued", "running"}:
+        return job.plan.status
+    return words.get(job.state, otherwise)
 
 
 def _fal_urls(job: Job) -> dict[str, str]:

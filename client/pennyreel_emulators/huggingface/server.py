@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
-from pennyreel_emulators.huggingface.config import HubConfig, Plan
+from pennyreel_emulators.huggingface.config import IMAGE, HubConfig, Plan
 from pennyreel_emulators.huggingface.hub import Hub
 from pennyreel_emulators.huggingface.media import mp4, png
 from pennyreel_emulators.huggingface.providers import (
@@ -23,7 +23,7 @@ from pennyreel_emulators.huggingface.providers import (
     Together,
     WaveSpeed,
 )
-from pennyreel_emulators.huggingface.store import Job, Lost, Refused, Store
+from pennyreel_emulators.huggingface.store import Garbled, Job, Lost, Refused, Store
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,8 +54,8 @@ class HuggingFace:
         self._store = Store(self.config)
         self._hub = Hub(self.config)
         self._calls: list[Call] = []
-        self._leaks: list[str] = []
-        self._files_gone = False
+        self._fetched: list[Call] = []
+        self._refused = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Event | None = None
@@ -102,21 +102,35 @@ class HuggingFace:
         return self._ask(lambda: tuple(self._calls))
 
     @property
-    def leaks(self) -> tuple[str, ...]:
-        """Paths of files that were asked for with a token: there must be none."""
-        return self._ask(lambda: tuple(self._leaks))
+    def submits(self) -> int:
+        """How many calls that can cost money have arrived, whatever was answered."""
+        return len([c for c in self.calls if c.method == "POST"])
+
+    @property
+    def fetched(self) -> tuple[Call, ...]:
+        """What the files' host was asked; a token (400) must never be among it."""
+        return self._ask(lambda: tuple(self._fetched))
+
+    @property
+    def files_url(self) -> str:
+        """That host."""
+        return self._store.files_url
 
     def plan(self, plan: Plan, times: int = 1) -> None:
         """Say what happens to the next jobs."""
         self._ask(lambda: self._store.plans.extend([plan] * times))
 
+    def always(self, plan: Plan) -> None:
+        """Say what happens to all jobs from now on that have no plan of their own."""
+        self._ask(lambda: setattr(self._store, "usual", plan))
+
+    def revoke(self) -> None:
+        """Let the token be a wrong one."""
+        self._ask(lambda: setattr(self, "_refused", True))
+
     def let_end(self) -> None:
         """End every job that runs, as its plan has it; `never` becomes done."""
         self._ask(self._end_all)
-
-    def forget_files(self) -> None:
-        """Results have expired."""
-        self._ask(lambda: setattr(self, "_files_gone", True))
 
     def forget_jobs(self) -> None:
         """The providers know no job any more; the bill stays."""
@@ -167,21 +181,30 @@ class HuggingFace:
 
     def _files(self) -> web.Application:
         app = web.Application()
-        app.router.add_get("/files/{job}/{number}/{name}", self._file)
+        app.router.add_route("*", "/{path:.*}", self._file)
         return app
 
-    async def _file(self, request: web.Request) -> web.Response:
+    async def _file(self, request: web.Request) -> web.StreamResponse:
         """A result. A token has no business here."""
+        response = await self._send_file(request)
+        raw = await request.read()
+        self._fetched.append(_call(request, response.status, raw))
+        return response
+
+    async def _send_file(self, request: web.Request) -> web.StreamResponse:
         if "Authorization" in request.headers:
-            self._leaks.append(request.path)
             return web.Response(status=400, text="this host wants no token")
-        if self._files_gone or request.match_info["job"] not in self._store.jobs:
+        parts = request.path.split("/")
+        job = self._store.jobs.get(parts[2]) if len(parts) == 5 else None
+        if job is None or job.plan.file == "gone":
             return web.Response(status=404)
-        video = request.match_info["name"].endswith(".mp4")
-        return web.Response(
-            body=mp4() if video else png(),
-            content_type="video/mp4" if video else "image/png",
-        )
+        content, mime = (png(), "image/png") if job.task == IMAGE else (mp4(), "video/mp4")
+        job.transfers += 1
+        if job.plan.file == "cut" and job.transfers == 1:
+            return await _cut(request, content)
+        if job.plan.file == "short":
+            content = content[:-1]
+        return web.Response(body=content, content_type=mime)
 
     @web.middleware
     async def _record(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -190,17 +213,20 @@ class HuggingFace:
         try:
             response = await handler(request)
         except Refused as refused:
-            headers = {"Retry-After": refused.retry_after} if refused.retry_after else {}
-            response = web.json_response(refused.body, status=refused.status, headers=headers)
+            response = web.json_response(
+                refused.body, status=refused.status, headers=refused.headers
+            )
+        except Garbled:
+            response = web.Response(text="<html>", content_type="text/html")
         except Lost:
-            self._note(request, 0, raw)
+            self._calls.append(_call(request, 0, raw))
             if request.transport is not None:
                 request.transport.abort()
             return web.Response()
         except web.HTTPException as known:
-            self._note(request, known.status, raw)
+            self._calls.append(_call(request, known.status, raw))
             raise
-        self._note(request, response.status, raw)
+        self._calls.append(_call(request, response.status, raw))
         return response
 
     @web.middleware
@@ -208,17 +234,10 @@ class HuggingFace:
         """The Hub shows models to anybody; a wrong token it refuses even there."""
         sent = request.headers.get("Authorization")
         public = request.path.startswith("/api/models/")
-        if sent != f"Bearer {self.config.token}" and not (public and sent is None):
+        right = sent == f"Bearer {self.config.token}" and not self._refused
+        if not right and not (public and sent is None):
             raise Refused(401, {"error": "Invalid username or password."})
         return await handler(request)
-
-    def _note(self, request: web.Request, status: int, raw: bytes) -> None:
-        try:
-            body = json.loads(raw) if raw else None
-        except ValueError:
-            body = None
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        self._calls.append(Call(request.method, request.raw_path, status, headers, body))
 
     def _end_all(self) -> None:
         for job in self._store.jobs.values():
@@ -235,3 +254,22 @@ class HuggingFace:
             return question()
 
         return asyncio.run_coroutine_threadsafe(answer(), self._loop).result()
+
+
+def _call(request: web.Request, status: int, raw: bytes) -> Call:
+    try:
+        body = json.loads(raw) if raw else None
+    except ValueError:
+        body = None
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return Call(request.method, request.raw_path, status, headers, body)
+
+
+async def _cut(request: web.Request, content: bytes) -> web.StreamResponse:
+    """Begin an answer and break it off."""
+    response = web.StreamResponse(headers={"Content-Length": str(len(content))})
+    await response.prepare(request)
+    await response.write(content[: len(content) // 2])
+    if request.transport is not None:
+        request.transport.close()
+    return response

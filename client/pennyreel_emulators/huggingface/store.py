@@ -5,26 +5,30 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pennyreel_emulators.huggingface.config import IMAGE, HubConfig, Plan
 
-State = Literal["running", "done", "failed", "cancelled"]
+State = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
 class Refused(Exception):
     """The request is answered with this status and was not accepted."""
 
-    def __init__(self, status: int, body: object, retry_after: str | None = None) -> None:
+    def __init__(self, status: int, body: object, **headers: str | None) -> None:
         super().__init__(status)
         self.status = status
         self.body = body
-        self.retry_after = retry_after
+        self.headers = {k.replace("_", "-"): v for k, v in headers.items() if v is not None}
 
 
 class Lost(Exception):
-    """The job was accepted; its answer does not arrive."""
+    """The answer does not arrive."""
+
+
+class Garbled(Exception):
+    """The answer arrives, and is none."""
 
 
 @dataclass
@@ -39,6 +43,7 @@ class Job:
     plan: Plan
     looks_left: int
     cancelled: bool = False
+    transfers: int = 0
 
     @property
     def state(self) -> State:
@@ -46,7 +51,8 @@ class Job:
         if self.cancelled:
             return "cancelled"
         if self.looks_left > 0 or self.plan.end == "never":
-            return "running"
+            first = self.looks_left > max(1, self.plan.looks - 1)
+            return "queued" if first else "running"
         return "done" if self.plan.end == "done" else "failed"
 
 
@@ -65,7 +71,10 @@ class Store:
         """Take a job on; raises `Refused` or `Lost`."""
         plan = self.plans.popleft() if self.plans else self.usual
         if plan.refuse is not None:
-            raise Refused(plan.refuse, refusal(plan.refuse, provider_id), plan.retry_after)
+            body = refusal(plan.refuse, provider_id)
+            raise Refused(plan.refuse, body, Retry_After=plan.retry_after, Location=plan.location)
+        if plan.answer == "never":
+            raise Lost
         self._check(provider, provider_id, task)
         if self.config.credits is not None and len(self.jobs) >= self.config.credits:
             raise Refused(402, refusal(402, provider_id))
@@ -80,18 +89,16 @@ class Store:
             looks_left=plan.looks,
         )
         self.jobs[job.id] = job
-        if plan.lose_answer:
-            raise Lost
+        if plan.answer != "given":
+            raise Lost if plan.answer == "lost" else Garbled
         return job
 
     def look(self, provider: str, job_id: str) -> Job:
         """One look at a job of this provider; raises `Refused` (404)."""
         job = self.get(provider, job_id)
-        if job.looks_left > 0:
-            job.looks_left -= 1
-            # What is told is the state before it moved on, at least once.
-            return Job(**{**vars(job), "looks_left": 1})
-        return job
+        seen = replace(job)  # what is told is the state before it moves on
+        job.looks_left = max(0, job.looks_left - 1)
+        return seen
 
     def get(self, provider: str, job_id: str) -> Job:
         """Find a job; raises `Refused` (404)."""
@@ -102,6 +109,8 @@ class Store:
 
     def urls(self, job: Job) -> list[str]:
         """Where its files are: on another host, which wants no token."""
+        if job.plan.file_url is not None:
+            return [job.plan.file_url]
         name = "image.png" if job.task == IMAGE else "video.mp4"
         return [f"{self.files_url}/files/{job.id}/{n}/{name}" for n in range(job.plan.outputs)]
 
