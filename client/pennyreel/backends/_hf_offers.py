@@ -23,6 +23,7 @@ KEPT_S = 3600.0
 
 TASKS = {"video": "text-to-video", "image": "text-to-image"}
 AUTO = "auto"
+_A = {"video": "a video", "image": "an image"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def nobody(
     name = "PENNYREEL_HF_VIDEO_MODEL" if kind == "video" else "PENNYREEL_HF_IMAGE_MODEL"
     return error(
         Code.NOT_CONFIGURED,
-        f"no provider{wanted} makes a {kind} with {model} for us now; Hugging Face knows of: "
+        f"no provider{wanted} makes {_A[kind]} with {model} for us now; Hugging Face knows of: "
         f"{', '.join(known) or 'none'}",
         hint=f"Choose another model ({name}) from huggingface.co/models?"
         f"inference_provider=all&pipeline_tag={TASKS[kind]}, or another PENNYREEL_HF_PROVIDER.",
