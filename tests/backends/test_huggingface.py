@@ -89,7 +89,7 @@ def follow(one: HuggingFaceBackend, handle: Handle, seconds: float = 30.0, **mor
 
 
 def run(one: HuggingFaceBackend, work: Work) -> Result:
-    return follow(one, one.submit(work, Deadline(30)))
+    return follow(one, one.submit(work, Deadline(90)))
 
 
 def fetched(one: HuggingFaceBackend, handle: Handle, result: Result) -> bytes:
@@ -190,6 +190,32 @@ def test_a_damaged_store_of_mappings_is_only_asked_for_again(
     assert run(opened(hub), job()).artifacts
 
 
+def test_a_kind_that_nobody_serves_is_not_among_its_abilities_once_that_is_known(
+    hub: HuggingFace, opened: Open
+) -> None:
+    one = opened(hub, video_model=FLUX)
+    assert one.abilities().kinds == {"video", "image"}
+    one.health()
+    assert one.abilities().kinds == {"image"}
+
+
+def test_a_cancel_counts_as_certain_only_where_one_is_known(hub: HuggingFace, opened: Open) -> None:
+    one = opened(hub)
+    assert not one.abilities().cancels
+    one.health()
+    assert one.abilities().cancels
+    assert not opened(hub, provider="wavespeed").abilities().cancels
+
+
+def test_a_renamed_model_is_told_and_its_new_place_gets_no_token(opened: Open) -> None:
+    moved = Reply(307, b"", {"Location": "/api/models/new/name"})
+    with Scripted(lambda _: moved) as server:
+        with pytest.raises(SetupNeeded, match="has another name") as renamed:
+            opened(server).submit(job())
+        assert len(server.requests) == 1
+    assert "PENNYREEL_HF_VIDEO_MODEL" in renamed.value.hint
+
+
 # Settings.
 
 
@@ -241,6 +267,16 @@ def test_health_tells_of_a_token_that_may_not_be_allowed(
     assert told.reachable
     assert "PRO account" in told.detail
     assert bool(told.hint) == hint
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>", b"[]", b'{"auth": 3, "inferenceProviderMapping": [3]}', b"null"]
+)
+def test_health_does_not_raise_for_odd_answers(body: bytes, opened: Open) -> None:
+    with Scripted(lambda _: Reply(200, body)) as server:
+        told = opened(server).health()
+    assert not told.reachable
+    assert told.hint
 
 
 def test_an_organisation_can_be_billed(hub: HuggingFace, opened: Open) -> None:
@@ -323,6 +359,14 @@ def test_a_size_that_a_provider_is_not_told_is_warned_of(hub: HuggingFace, opene
     events.clear()
     run(one, job())
     assert not events
+
+
+def test_replicate_is_asked_to_answer_in_time(hub: HuggingFace, opened: Open) -> None:
+    one = opened(hub, provider="replicate")
+    for seconds in (None, 30.5, 2.0):
+        one.submit(job("image"), Deadline(seconds))
+    asked = [c.headers["prefer"] for c in hub.calls if c.method == "POST"]
+    assert asked == ["wait", "wait=25", "wait=1"]
 
 
 def test_a_lora_goes_along_where_the_provider_wants_it(hub: HuggingFace, opened: Open) -> None:
@@ -483,7 +527,6 @@ def test_silence_for_too_long_is_an_unknown_outcome(
             "flagged by the checker",
         ),
         (DONE, Reply(body={"video": {}}), "names no video"),
-        (DONE, Reply(200, b"<html>"), "names no video"),
         ({"status": "CANCELLED"}, Reply(body={}), "CANCELLED"),
     ],
 )
@@ -568,6 +611,19 @@ def test_one_404_after_a_cancel_is_no_proof(opened: Open) -> None:
     ) as server:
         one = opened(server)
         assert one.cancel(one.submit(job())) is False
+
+
+def test_a_cancel_wakes_who_waits_between_two_looks(
+    hub: HuggingFace, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_hf_follow, "POLL_S", (3600.0, 3600.0))
+    monkeypatch.setattr(_hf_follow, "CONFIRM_S", 0.0)
+    hub.plan(Plan(end="never"))
+    one, token = opened(hub), CancelToken()
+    handle = one.submit(job())
+    with pytest.raises(JobCancelled):
+        follow(one, handle, 7200.0, on_event=lambda _: token.cancel(), cancel=token)
+    assert hub.jobs[0].cancelled
 
 
 def test_a_job_that_was_faster_than_its_deadline_s_cancel_counts(

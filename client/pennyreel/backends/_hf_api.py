@@ -19,7 +19,7 @@ from pennyreel.backends import _hf_offers
 from pennyreel.backends._hf_offers import Offer
 from pennyreel.backends.base import unsent
 from pennyreel.config import Secret
-from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.errors import Code, PennyreelError, Unavailable, error
 from pennyreel_comfy.waiting import Deadline
 
 ANSWER_S = 180.0
@@ -68,6 +68,13 @@ class Hub:
             reply = self._api.call("GET", path, timeout=max(0.05, timeout))
         except requests.RequestException as problem:
             raise _down(self.base_url, problem, "HF_ENDPOINT") from None
+        except Unavailable:  # a redirect, to which the token does not go
+            raise error(
+                Code.NOT_CONFIGURED,
+                f"{what} has another name at Hugging Face now, or {self.base_url} another address",
+                hint="Look the model up at huggingface.co and set its new name: "
+                "PENNYREEL_HF_VIDEO_MODEL or PENNYREEL_HF_IMAGE_MODEL.",
+            ) from None
         if reply.status_code == 404:
             raise error(
                 Code.NOT_CONFIGURED,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import requests
 
 from pennyreel.backends._hf_api import JobGone, NotAllowed
-from pennyreel.backends._hf_providers import Ask, Provider, Seen
+from pennyreel.backends._hf_words import Ask, Provider, Seen
 from pennyreel.backends.base import OnEvent
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.types import Handle, Queued, Started

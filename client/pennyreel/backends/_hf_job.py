@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing_extensions import Self
 
 from pennyreel.backends._hf_offers import TASKS
-from pennyreel.backends._hf_providers import PROVIDERS, Wish
+from pennyreel.backends._hf_providers import PROVIDERS
+from pennyreel.backends._hf_words import Wish
 from pennyreel.backends.base import Work
 from pennyreel.errors import Code, error
 from pennyreel.types import Handle

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pennyreel.backends._hf_offers import write_private
-from pennyreel.backends._hf_providers import Output, Seen
+from pennyreel.backends._hf_words import Output, Seen
 
 KEPT_S = 86_400.0
 """A day: who has not fetched it by then has it no more."""
@@ -29,10 +29,11 @@ class Answers:
 
     def put(self, attempt_id: str, seen: Seen) -> None:
         """Keep an end. On a full disk it lives as long as this process: it is paid for."""
-        self._memory[attempt_id] = seen
-        with suppress(OSError):
-            self._prune()
+        self._prune()
+        try:
             write_private(self._file(attempt_id), json.dumps(asdict(seen)))
+        except OSError:
+            self._memory[attempt_id] = seen
 
     def get(self, attempt_id: str) -> Seen | None:
         """Return an end, or None where it is not known (any more)."""
@@ -51,7 +52,8 @@ class Answers:
 
     def _prune(self) -> None:
         oldest = time.time() - KEPT_S
-        for file in self._folder.glob("*.json"):
-            with suppress(OSError):  # another process may be first
-                if file.stat().st_mtime < oldest:
-                    file.unlink()
+        with suppress(OSError):  # there is no folder
+            for file in list(self._folder.glob("*.json")):
+                with suppress(OSError):  # another process was first
+                    if file.stat().st_mtime < oldest:
+                        file.unlink()

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from pennyreel.backends._hf_offers import TASKS
-from pennyreel.backends._hf_providers import Output, Seen
+from pennyreel.backends._hf_words import Output, Seen
 from pennyreel.errors import Code, error
 from pennyreel_comfy.outputs import mime_of
 from pennyreel_contract import Artifact, Result

@@ -8,6 +8,8 @@ Files are fetched from the provider's host, without the token.
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ from typing_extensions import Self
 from pennyreel import _http
 from pennyreel.backends import _hf_offers as offers
 from pennyreel.backends import _hf_results as results
-from pennyreel.backends._hf_api import Hub, Router, unknown
+from pennyreel.backends._hf_api import ANSWER_S, Hub, Router, unknown
 from pennyreel.backends._hf_follow import Follower
 from pennyreel.backends._hf_job import Remote, wish
 from pennyreel.backends._hf_kept import Answers
 from pennyreel.backends._hf_offers import AUTO, Offer
-from pennyreel.backends._hf_providers import PROVIDERS, Seen, usable
+from pennyreel.backends._hf_providers import PROVIDERS, usable
+from pennyreel.backends._hf_words import Seen, as_object
 from pennyreel.backends.base import OnEvent, Work, pause, unsent, untold
 from pennyreel.config import (
     HF_IMAGE_MODEL,
@@ -62,8 +65,8 @@ class HuggingFaceBackend:
         bill_to: str | None = None,
     ) -> None:
         """Keep the addresses; nothing is sent. `home`: where mappings and answers are kept."""
-        self.target = provider
         self._order = _order(provider)
+        self.target = ",".join(self._order) or AUTO
         self._models = {"video": video_model, "image": image_model}
         self._hub = Hub(endpoint, token)
         self._router = Router(router_url, token, bill_to)
@@ -95,12 +98,16 @@ class HuggingFaceBackend:
     def abilities(self) -> Abilities:
         """Return what a provider's models can do in general: each has limits of its own.
 
+        A kind that nobody serves, as far as was asked lately, is not among its kinds.
+
         Whether a cancel ends a job is told of the one provider that would be used, if that is
         known; that fal stops billing then is UNVERIFIED.
         """
-        known = {self._provider(kind) for kind in self._models}
+        chosen = {kind: self._provider(kind) for kind in self._models}
+        served = frozenset(kind for kind, name in chosen.items() if name) or frozenset(chosen)
+        known = {chosen[kind] for kind in served}
         return Abilities(
-            kinds=frozenset(self._models),
+            kinds=served,
             prompts=True,
             formats=frozenset({"mp4", "png", "jpg"}),
             negative_prompt=True,
@@ -115,7 +122,7 @@ class HuggingFaceBackend:
         The provider stands in the sku as `auto` until a health check or a job has asked who it is.
         """
         kind = "image" if need.kind == "image" else "video"
-        return _usage(self._provider(kind), self._models[kind], kind)
+        return _usage(self._provider(kind) or AUTO, self._models[kind], kind)
 
     def billed(self, need: Need, result: Result) -> Usage:
         """Return one video or one image of the model that served it."""
@@ -137,7 +144,7 @@ class HuggingFaceBackend:
     def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
         """Ask who serves the model (free), and POST once."""
         limit = deadline or Deadline(None)
-        wanted = wish(work)
+        wanted = replace(wish(work), patience_s=limit.left(ANSWER_S))
         offer = self._offer(wanted.kind, limit)
         provider = PROVIDERS[offer.provider]
         call = provider.call(offer, wanted, self._hub.base_url)
@@ -246,12 +253,12 @@ class HuggingFaceBackend:
         return offer
 
     def _provider(self, kind: str) -> str:
-        """Return who would do it, asking nobody; `auto` where that is not known."""
-        known = self._offers.get(self._models[kind]) or ()
+        """Return who would do it, asking nobody: `auto` where that is not known, '' = nobody."""
+        known = self._offers.get(self._models[kind])
+        if known is None:
+            return self._order[0] if len(self._order) == 1 else AUTO
         offer = offers.choose(known, kind, self._order, usable)
-        if offer is not None:
-            return offer.provider
-        return self._order[0] if len(self._order) == 1 else AUTO
+        return offer.provider if offer is not None else ""
 
     def _serving(self, kind: str) -> tuple[str, PennyreelError | None]:
         """Ask anew who serves a kind; return that for a person, and what is wrong with it."""
@@ -316,14 +323,7 @@ def _permission(account: dict[str, Any]) -> str:
     The permission's name is what the Hub's token page is known to use (UNVERIFIED), so its absence
     is told and nothing is refused for it.
     """
-    token = (account.get("auth") or {}).get("accessToken") or {}
-    fine = token.get("fineGrained")
-    if token.get("role") != "fineGrained" or not isinstance(fine, dict):
-        return ""
-    granted = [
-        *fine.get("global", ()),
-        *(p for s in fine.get("scoped", ()) for p in s["permissions"]),
-    ]
-    if "inference.serverless.write" in granted:
+    token = as_object(as_object(account.get("auth")).get("accessToken"))
+    if token.get("role") != "fineGrained" or "inference.serverless.write" in json.dumps(token):
         return ""
     return "The token may lack the permission to make calls to Inference Providers."
