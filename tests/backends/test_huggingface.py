@@ -31,10 +31,12 @@ from pennyreel.errors import (
     Unavailable,
 )
 from pennyreel.need import Need, Unit
+from pennyreel.sources import Source
 from pennyreel.types import Handle, Queued, Started, Warned
+from pennyreel_comfy.process import free_port
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Result
-from pennyreel_emulators.huggingface import HubConfig, HuggingFace, Plan, Served, mp4, png
+from pennyreel_emulators.huggingface import IMAGE, HubConfig, HuggingFace, Plan, Served, mp4, png
 
 TOKEN = HubConfig().token
 Open = Callable[..., HuggingFaceBackend]
@@ -369,6 +371,18 @@ def test_replicate_is_asked_to_answer_in_time(hub: HuggingFace, opened: Open) ->
     assert asked == ["wait", "wait=25", "wait=1"]
 
 
+def test_a_version_at_replicate_is_named_in_the_body(opened: Open) -> None:
+    served = {"replicate": Served("owner/name:abc", IMAGE, adapter_weights_path="w.safetensors")}
+    with HuggingFace(HubConfig(models={FLUX: served})) as hub:
+        assert run(opened(hub), job("image")).artifacts
+        post = next(c for c in hub.calls if c.method == "POST")
+    assert post.path == "/replicate/v1/predictions"
+    assert post.body == {
+        "version": "abc",
+        "input": {"prompt": "a paper boat", "lora_weights": f"https://huggingface.co/{FLUX}"},
+    }
+
+
 def test_a_lora_goes_along_where_the_provider_wants_it(hub: HuggingFace, opened: Open) -> None:
     hub.serve(
         WAN,
@@ -397,6 +411,7 @@ def test_a_picture_s_format_is_asked_for_and_named_by_what_came(
     [
         (Work("a" * 32, {"1": {"class_type": "X"}}), "not a workflow"),
         (job("audio"), "makes no audio"),
+        (job(image=Source("a.png", data=b"x")), "no image"),
     ],
 )
 def test_what_is_nothing_for_it_is_refused_unsent(
@@ -584,6 +599,26 @@ def test_loading_says_when_to_come_again(hub: HuggingFace, opened: Open) -> None
     with pytest.raises(Unavailable, match="loading") as loading:
         opened(hub, image_model=SD3).submit(job("image"))
     assert loading.value.info.detail["retry_after_s"] == 20.0
+
+
+def test_a_router_that_refuses_connections_has_taken_nothing(
+    hub: HuggingFace, opened: Open
+) -> None:
+    one = opened(hub, router_url=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable, match="nothing was sent") as down:
+        one.submit(job())
+    assert down.value.retryable
+    assert "PENNYREEL_HF_ROUTER_URL" in down.value.hint
+    assert hub.submits == 0
+
+
+def test_a_request_that_is_too_large_is_told(opened: Open) -> None:
+    with (
+        scripted({"/fal-ai/fal-ai/wan?": lambda _: Reply(413)}) as server,
+        pytest.raises(BadRequest) as large,
+    ):
+        opened(server).submit(job())
+    assert large.value.code == Code.REQUEST_TOO_LARGE.value
 
 
 # Cancelling.
