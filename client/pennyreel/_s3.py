@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from pennyreel.config import S3
@@ -66,10 +67,11 @@ def get_json(s3: S3, key: str) -> dict[str, Any] | None:
         JobFailed: `storage_failed`, the bucket does not answer or not with an object.
 
     """
-    client = _client(s3)
     try:
-        with client.get_object(Bucket=s3.bucket, Key=key)["Body"] as stream:
-            body = json.loads(stream.read())
+        with closing(_client(s3)) as client:
+            body = json.loads(client.get_object(Bucket=s3.bucket, Key=key)["Body"].read())
+    except PennyreelError:
+        raise
     except Exception as problem:  # noqa: BLE001 - as above
         if _code(problem) == "NoSuchKey":
             return None

@@ -232,6 +232,12 @@ class ComfyHttp:
 
     def _refused(self, reply: requests.Response, path: str) -> PennyreelError:
         """Tell what a status means that is not about the request's content."""
+        if reply.status_code == 429:  # a proxy's; ComfyUI has none
+            return error(
+                Code.RATE_LIMITED,
+                f"{self._shown}{path} answers 429",
+                detail={"retry_after_s": _seconds(reply.headers.get("Retry-After", ""))},
+            )
         refused = reply.status_code in {401, 403}
         return error(
             Code.UNAUTHORIZED if refused else Code.COMFY_UNAVAILABLE,
@@ -299,6 +305,11 @@ def _never_sent(problem: requests.RequestException) -> bool:
         return True
     inner = problem.args[0] if problem.args else None
     return isinstance(getattr(inner, "reason", inner), NewConnectionError)
+
+
+def _seconds(text: str) -> float | None:
+    """Read a Retry-After; one that names a date is nobody's here."""
+    return float(text) if text.strip().isdecimal() else None
 
 
 def _plain(url: str) -> str:

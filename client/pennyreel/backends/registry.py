@@ -18,18 +18,22 @@ BUILTIN = {
     "dev": "pennyreel.backends.runpod:DevBackend",
     "huggingface": "pennyreel.backends.huggingface:HuggingFaceBackend",
     "runpod": "pennyreel.backends.runpod:RunPodBackend",
+    "simulated": "pennyreel.backends.simulated:SimulatedBackend",
 }
+NAMED_ONLY = frozenset({"simulated"})
+"""Nobody gets these without asking for them by name."""
+
 GROUP = "pennyreel.backends"
 
 
 def names() -> list[str]:
-    """Every name that `open_backend` knows, sorted."""
-    return sorted({*BUILTIN, *(point.name for point in entry_points(group=GROUP))})
+    """Every backend that may be chosen, sorted: those of `NAMED_ONLY` have to be forced."""
+    return sorted(_known() - NAMED_ONLY)
 
 
 def check(name: str) -> None:
     """Raise BadRequest where no backend has this name."""
-    known = names()
+    known = sorted(_known())
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
         raise error(
@@ -63,3 +67,7 @@ def open_backend(name: str, settings: Settings, target: str | None = None) -> Ba
             hint="Reinstall the package that brings it, or use another backend.",
         ) from problem
     return found.open(settings, target)
+
+
+def _known() -> set[str]:
+    return {*BUILTIN, *(point.name for point in entry_points(group=GROUP))}
