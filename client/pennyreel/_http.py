@@ -100,7 +100,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> requests.Response:
-        """Send one request, once, and return its whole answer.
+        """Send one request, once, and return its whole answer. `headers` are sent besides.
 
         Raises:
             requests.RequestException: no answer; `never_sent` tells if anything left.

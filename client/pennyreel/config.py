@@ -33,6 +33,10 @@ RUNPOD_API_URL = "https://api.runpod.io/v2"
 REPLICATE_URL = "https://api.replicate.com/v1"
 COMFYUI_URL = "http://127.0.0.1:8188"
 GEMINI_URL = "https://generativelanguage.googleapis.com"
+HF_URL = "https://huggingface.co"
+HF_ROUTER_URL = "https://router.huggingface.co"
+HF_VIDEO_MODEL = "Wan-AI/Wan2.2-TI2V-5B"
+HF_IMAGE_MODEL = "black-forest-labs/FLUX.1-dev"
 
 
 class Secret:
@@ -91,6 +95,12 @@ class Settings:
     s3_secret: Secret | None = None
     s3_region: str | None = None
     hf_token: Secret | None = None
+    hf_endpoint: str = HF_URL
+    hf_router_url: str = HF_ROUTER_URL
+    hf_provider: str = "auto"
+    hf_video_model: str = HF_VIDEO_MODEL
+    hf_image_model: str = HF_IMAGE_MODEL
+    hf_bill_to: str | None = None
     civitai_token: Secret | None = None
     devices: str | None = None
     prices: Mapping[str, Any] | None = None
@@ -206,6 +216,25 @@ FIELDS: dict[str, Field] = {
     "s3_secret": Field("PENNYREEL_S3_SECRET", "s3.secret", "secret", "secret access key"),
     "s3_region": Field("PENNYREEL_S3_REGION", "s3.region", "text", "region"),
     "hf_token": Field("HF_TOKEN", "models.hf_token", "secret", "Hugging Face's token"),
+    "hf_endpoint": Field("HF_ENDPOINT", "huggingface.endpoint", "url", "the Hugging Face Hub"),
+    "hf_router_url": Field(
+        "PENNYREEL_HF_ROUTER_URL", "huggingface.router_url", "url", "its router to providers"
+    ),
+    "hf_provider": Field(
+        "PENNYREEL_HF_PROVIDER",
+        "huggingface.provider",
+        "text",
+        "auto, or the providers allowed, in order: fal-ai,wavespeed",
+    ),
+    "hf_video_model": Field(
+        "PENNYREEL_HF_VIDEO_MODEL", "huggingface.video_model", "text", "model for videos"
+    ),
+    "hf_image_model": Field(
+        "PENNYREEL_HF_IMAGE_MODEL", "huggingface.image_model", "text", "model for images"
+    ),
+    "hf_bill_to": Field(
+        "PENNYREEL_HF_BILL_TO", "huggingface.bill_to", "text", "organisation that pays"
+    ),
     "civitai_token": Field("CIVITAI_API_KEY", "models.civitai_token", "secret", "Civitai's key"),
     "devices": Field(
         "PENNYREEL_DEVICES", "devices", "text", "this machine's GPUs: RTX 3090:24GB, or none"

@@ -32,6 +32,8 @@ class Need:
     fps: float | None = None
     format: str | None = None
     """The file's ending: mp4, gif, webm, png, …"""
+    audio: bool = False
+    """With sound."""
     image_input: bool = False
     lora: bool = False
     negative_prompt: bool = False

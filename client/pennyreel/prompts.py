@@ -131,6 +131,7 @@ def _wishes(ask: Ask) -> dict[str, Any]:
         "frames": ask.frames,
         "fps": ask.fps,
         "format": ask.format,
+        "audio": ask.audio,
         "image_input": ask.image is not None,
         "lora": ask.lora is not None,
         "negative_prompt": ask.negative_prompt is not None,

@@ -16,11 +16,11 @@ from pennyreel.errors import Code, error
 BUILTIN = {
     "comfyui": "pennyreel.backends.comfyui:ComfyBackend",
     "dev": "pennyreel.backends.runpod:DevBackend",
+    "gemini": "pennyreel.backends.gemini:GeminiBackend",
+    "huggingface": "pennyreel.backends.huggingface:HuggingFaceBackend",
     "replicate": "pennyreel.backends.replicate:ReplicateBackend",
     "runpod": "pennyreel.backends.runpod:RunPodBackend",
     "simulated": "pennyreel.backends.simulated:SimulatedBackend",
-    "gemini": "pennyreel.backends.gemini:GeminiBackend",
-    "runpod": "pennyreel.backends.runpod:RunPodBackend",
     "veo": "pennyreel.backends.veo:VeoBackend",
     "veo-fast": "pennyreel.backends.veo:VeoFastBackend",
 }
