@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pennyreel.types import Artifact as Artifact
     from pennyreel.types import ArtifactSaved as ArtifactSaved
     from pennyreel.types import Attempt as Attempt
+    from pennyreel.types import Chosen as Chosen
     from pennyreel.types import Finished as Finished
     from pennyreel.types import Handle as Handle
     from pennyreel.types import Health as Health
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pennyreel.types import RunResult as RunResult
     from pennyreel.types import Started as Started
     from pennyreel.types import Submitted as Submitted
+    from pennyreel.types import Told as Told
     from pennyreel.types import Warned as Warned
     from pennyreel_contract.version import __version__ as __version__
 
@@ -45,6 +47,7 @@ _HOME = {
     "ArtifactSaved": "types",
     "Attempt": "types",
     "BadRequest": "errors",
+    "Chosen": "types",
     "Client": "client",
     "Code": "errors",
     "ErrorInfo": "errors",
@@ -64,6 +67,7 @@ _HOME = {
     "SetupNeeded": "errors",
     "Started": "types",
     "Submitted": "types",
+    "Told": "types",
     "Unavailable": "errors",
     "Warned": "types",
 }
@@ -73,6 +77,7 @@ __all__ = [
     "ArtifactSaved",
     "Attempt",
     "BadRequest",
+    "Chosen",
     "Client",
     "Code",
     "ErrorInfo",
@@ -92,6 +97,7 @@ __all__ = [
     "SetupNeeded",
     "Started",
     "Submitted",
+    "Told",
     "Unavailable",
     "Warned",
     "__version__",

@@ -14,12 +14,17 @@ from typing_extensions import Self, TypedDict, Unpack
 
 from pennyreel import config
 from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.terms import Terms
 from pennyreel.types import Handle, Health, JobEvent, RunResult
 
 if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
     from pennyreel.backends.base import Backend, Work
+    from pennyreel.dispatch import Dispatch
     from pennyreel.jobs import Job
     from pennyreel.journal import Entry
+    from pennyreel.routed import RoutedJob
+    from pennyreel.routing.machine import Ask
+    from pennyreel.routing.quote import Quote
     from pennyreel.sources import Given
     from pennyreel.workload import Workflow
     from pennyreel_comfy.waiting import Deadline
@@ -73,6 +78,40 @@ class JobOptions(TypedDict, total=False):
     """Comes back in the result."""
 
 
+class RouteOptions(JobOptions, Terms, total=False):
+    """What `route` takes: a job's options, and what it may cost and where it may go."""
+
+    ask: Callable[[Ask], bool] | None
+    """Asked whether a backend may be tried that needs a yes. Without it, the answer is no."""
+
+
+class GenerateOptions(Terms, total=False):
+    """What `generate` takes besides the prompt: wishes, and what it may cost and where."""
+
+    kind: str
+    """video (the default) or image."""
+    template: str | None
+    """Run by this template's graph, on a ComfyUI."""
+    negative_prompt: str | None
+    width: int | None
+    height: int | None
+    seconds: float | None
+    frames: int | None
+    fps: float | None
+    format: str | None
+    """The file's ending: mp4, gif, png, …"""
+    image: Given | None
+    """What the video begins with."""
+    lora: str | None
+    audio: bool
+    seed: int | None
+    timeout_s: float | None
+    """From now to the result; then the job is cancelled and JobTimeout raised."""
+    out_dir: Path | str | None
+    ask: Callable[[Ask], bool] | None
+    """Asked whether a backend may be tried that needs a yes. Without it, the answer is no."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """The backend that a job goes to, and why."""
@@ -98,6 +137,7 @@ class Client:
         self.settings = config.load(backend=backend, **settings)
         self._open: dict[tuple[str, str | None], Backend] = {}
         self._lock = threading.Lock()
+        self._dispatch: Dispatch | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -167,6 +207,71 @@ class Client:
         if unwritten:
             job.note(Warned(unwritten))
         return job
+
+    def generate(
+        self, prompt: str, *, on_event: OnEvent | None = None, **options: Unpack[GenerateOptions]
+    ) -> RunResult:
+        """Make a video or an image from a prompt, where it is best by your terms.
+
+        Args:
+            prompt: what to show.
+            on_event: called in this thread with each event.
+            options: wishes (`kind`, `seconds`, `width`, …) and terms (`max_cost`, `policy`, …).
+
+        Ctrl-C, or an exception out of `on_event`, cancels the job before it is passed on.
+
+        Raises:
+            BadRequest: a wish is wrong; or `consent_required`: it would cost more than is allowed.
+            Unavailable: no backend can do it now; the hint says what would change that.
+            PennyreelError: it failed everywhere; `info.detail["attempts"]` has each attempt.
+
+        """
+        return self._wait(self.start(prompt, **options), on_event)
+
+    def start(self, prompt: str, **options: Unpack[GenerateOptions]) -> RoutedJob:
+        """Send a prompt by the router and return at once; see `generate`."""
+        from pennyreel import prompts  # noqa: PLC0415 - see above
+
+        work = prompts.make(_wish(prompts.Ask, prompt, options))
+        return self._routed(work, options)
+
+    def route(self, workflow: Workflow, **options: Unpack[RouteOptions]) -> RoutedJob:
+        """Send a workflow or template by the router and return at once; see `run`."""
+        from pennyreel import workload  # noqa: PLC0415 - see above
+
+        return self._routed(workload.build(_order(workflow, options)), options)
+
+    def again(self, job_id: str, **options: Unpack[RouteOptions]) -> RoutedJob:
+        """Send what a job asked for once more, as a new job; see `route` for its terms."""
+        from pennyreel_contract import new_attempt_id  # noqa: PLC0415 - see above
+
+        order = self.dispatch.request(job_id)
+        work = replace(order.work, attempt_id=new_attempt_id())
+        given: dict[str, Any] = {"out_dir": order.out_dir, **options}
+        return self._routed(work, given)
+
+    def quote(self, prompt: str, **options: Unpack[GenerateOptions]) -> Quote:
+        """Return what a prompt would cost and take on every backend. Free; nothing is sent."""
+        from pennyreel import prompts  # noqa: PLC0415 - see above
+
+        work = prompts.make(_wish(prompts.Ask, prompt, options))
+        return self.dispatch.quote(work, _terms(options))
+
+    def quote_workflow(self, workflow: Workflow, **options: Unpack[RouteOptions]) -> Quote:
+        """Return what a workflow would cost and take on every backend. Free; nothing is sent."""
+        from pennyreel import workload  # noqa: PLC0415 - see above
+
+        return self.dispatch.quote(workload.build(_order(workflow, options)), _terms(options))
+
+    @property
+    def dispatch(self) -> Dispatch:
+        """The ledger's side of the client: jobs, decisions, resuming."""
+        from pennyreel.dispatch import Dispatch  # noqa: PLC0415 - see above
+
+        with self._lock:
+            if self._dispatch is None:
+                self._dispatch = Dispatch(self.settings, self.backend, self._fresh)
+            return self._dispatch
 
     def handle(
         self,
@@ -258,8 +363,39 @@ class Client:
         """Let connections go. Jobs go on; no server is stopped."""
         with self._lock:
             opened, self._open = self._open, {}
+            dispatch, self._dispatch = self._dispatch, None
+        if dispatch is not None:
+            dispatch.close()
         for backend in opened.values():
             self._close(backend)
+
+    def _routed(self, work: Work, options: Mapping[str, Any]) -> RoutedJob:
+        from pennyreel_comfy.waiting import Deadline  # noqa: PLC0415 - see above
+
+        return self.dispatch.send(
+            work,
+            _terms(options),
+            out_dir=self._out_dir(options.get("out_dir")),
+            deadline=Deadline(options.get("timeout_s")),
+            ask=options.get("ask"),
+        )
+
+    @staticmethod
+    def _wait(job: RoutedJob, on_event: OnEvent | None) -> RunResult:
+        try:
+            for event in job.events():
+                if on_event is not None:
+                    on_event(event)
+            return job.result()
+        except BaseException:
+            if not job.done:
+                job.cancel()
+            raise
+
+    def _fresh(self, name: str, target: str | None) -> Backend:
+        from pennyreel.backends import registry  # noqa: PLC0415 - see above
+
+        return registry.open_backend(name, self.settings, target)
 
     def _choose_comfyui(self) -> Choice:
         """The configured server, or the installed one where only that runs."""
@@ -347,3 +483,12 @@ def _order(workflow: Workflow, options: JobOptions) -> Any:
         preview=options.get("preview", False),
         metadata=options.get("metadata"),
     )
+
+
+def _terms(options: Mapping[str, Any]) -> Any:
+    return {name: options[name] for name in Terms.__annotations__ if name in options}
+
+
+def _wish(ask: type[Any], prompt: str, options: Mapping[str, Any]) -> Any:
+    known = ask.__dataclass_fields__
+    return ask(prompt, **{name: value for name, value in options.items() if name in known})

@@ -97,6 +97,8 @@ class RunResult:
     warnings: tuple[str, ...] = ()
     seed: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    cost_microusd: int | None = None
+    """Of all attempts, in millionths of a dollar; None: nobody reckoned it, or nobody knows."""
     replayed: bool = False
     """The worker had this attempt's result already: nothing was rendered or billed again."""
 
@@ -108,6 +110,23 @@ class RunResult:
     def to_json(self) -> dict[str, Any]:
         """Return plain data; paths are absolute, times in seconds."""
         return _record(self)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Where the job goes first, and why."""
+
+    backend: str
+    why: str
+    """With price and time, for a person."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the router did about a job, and why: a failure, a move, a wait."""
+
+    text: str
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +183,9 @@ class Finished:
     error: ErrorInfo | None = None
 
 
-JobEvent: TypeAlias = Submitted | Queued | Started | Progressed | ArtifactSaved | Warned | Finished
+JobEvent: TypeAlias = (
+    Chosen | Told | Submitted | Queued | Started | Progressed | ArtifactSaved | Warned | Finished
+)
 
 
 @dataclass(frozen=True)

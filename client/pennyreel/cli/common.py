@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from pennyreel.jobs import Job
-    from pennyreel.types import JobEvent, RunResult
+    from pennyreel.types import Handle, JobEvent, RunResult
 
 LINE_S = 3.0
 """Without a terminal, progress is told at most this often."""
@@ -65,7 +64,28 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def finish(job: Job, *, as_json: bool, json_lines: bool) -> None:
+class Following(Protocol):
+    """A job that is waited for: `jobs.Job`, or one on its way through the router."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def handle(self) -> Handle | None:
+        """Of its present attempt, where it was accepted."""
+
+    def events(self) -> Iterator[JobEvent]:
+        """What happens."""
+
+    def result(self) -> RunResult:
+        """What it made."""
+
+    def cancel(self) -> bool:
+        """Stop it."""
+
+
+def finish(job: Following, *, as_json: bool, json_lines: bool) -> None:
     """Follow a job to its end, showing it, and print its result. Ctrl-C cancels and confirms."""
     with interrupts(), view(quiet=as_json or json_lines, json_lines=json_lines) as show:
         try:
@@ -95,19 +115,22 @@ def interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _cancelled(job: Job) -> None:
+def _cancelled(job: Following) -> None:
     from pennyreel.errors import Code, error
 
     say("cancelling; press Ctrl-C again to leave without waiting")
     confirmed = False
     with suppress(KeyboardInterrupt):
         confirmed = job.cancel()
+    again = f"pennyreel cancel '{job.handle}'"
+    if job.handle is None:
+        again = f"pennyreel jobs cancel {job.id}"
     raise error(
         Code.CANCELLED,
         "interrupted; the job was stopped"
         if confirmed
         else "interrupted; it is not known whether the job stopped",
-        hint=None if confirmed else f"Try again: pennyreel cancel '{job.handle}'",
+        hint=None if confirmed else f"Try again: {again}",
         detail={"handle": str(job.handle), "confirmed_stopped": confirmed},
     ) from None
 
@@ -150,9 +173,13 @@ class _Lines:
 
         if isinstance(event, types.Warned):
             say(f"warning: {event.text}")
+        if isinstance(event, types.Told):
+            say(event.text)
         if self._quiet:
             return
-        if isinstance(event, types.Submitted):
+        if isinstance(event, types.Chosen):
+            say(f"goes to {event.why}")
+        elif isinstance(event, types.Submitted):
             say(f"submitted {event.handle}")
         elif isinstance(event, types.Queued):
             say("queued")
@@ -192,7 +219,11 @@ def _bar() -> Iterator[Callable[[JobEvent], None]]:
         task = progress.add_task("submitting", total=100)
 
         def show(event: JobEvent) -> None:
-            if isinstance(event, types.Submitted):
+            if isinstance(event, types.Chosen):
+                console.print(f"goes to {event.why}", markup=False, highlight=False)
+            elif isinstance(event, types.Told):
+                console.print(event.text, markup=False, highlight=False)
+            elif isinstance(event, types.Submitted):
                 console.print(f"submitted {event.handle}", markup=False, highlight=False)
             elif isinstance(event, types.Queued):
                 progress.update(task, description="queued")

@@ -91,6 +91,8 @@ class Facts:
     """To the result, queue and cold start included."""
     fit: Fit = Fit.GOOD
     device: str = ""
+    gpu: str = ""
+    """By which name its seconds are learned; "" = by the price's sku."""
     breaker_until: float | None = None
     """Its breaker is open until then (epoch seconds)."""
     budgets: tuple[Left, ...] = ()

@@ -1,0 +1,204 @@
+"""`pennyreel jobs`: what the ledger knows of jobs, and going on with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pennyreel.cli._books import money, table
+from pennyreel.cli._terms import given, terms_options
+from pennyreel.cli.common import echo_json, finish, interrupts, output_options, say
+
+if TYPE_CHECKING:
+    from pennyreel.money.records import Attempt, Job
+
+STATES = ("open", "done", "unknown", "cancelled", "failed")
+_json = click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+_job = click.argument("job_id", metavar="JOB")
+
+
+@click.group("jobs")
+def command() -> None:
+    """List, show, resume, cancel, fetch and retry jobs that went by the router.
+
+    JOB is a job's id, or its first letters.
+    """
+
+
+@command.command("list")
+@click.option("--state", type=click.Choice(STATES), help="Only these.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@_json
+def list_(*, state: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, the newest first."""
+    from pennyreel.client import Client
+
+    with Client() as client:
+        found = client.dispatch.ledger.jobs(state=state, limit=limit)
+    if as_json:
+        echo_json({"jobs": [job.to_json() for job in found]})
+        return
+    head = ("job", "created", "state", "where", "what", "cost")
+    table(head, [_row(job) for job in found], left=5)
+    if any(job.state == "open" for job in found):
+        say("go on with open ones: pennyreel jobs resume")
+
+
+@command.command("show")
+@_job
+@_json
+def show(*, job_id: str, as_json: bool) -> None:
+    """Show JOB: its attempts, its money, and where it went."""
+    from pennyreel.client import Client
+    from pennyreel.errors import PennyreelError
+    from pennyreel.routing.explain import headline
+
+    with Client() as client:
+        job = client.dispatch.ledger.job(job_id)
+        try:
+            decision = client.dispatch.decision(job.job_id)
+        except PennyreelError:
+            decision = None
+    if as_json:
+        told = None if decision is None else decision.to_json()
+        echo_json({**job.to_json(), "decision": told})
+        return
+    click.echo(f"{job.job_id}  {job.state}  {money(job.spent)}")
+    if decision is not None:
+        click.echo(f"decided: {headline(decision)}")
+    head = ("attempt", "backend", "state", "ended", "handle", "reserved", "spent")
+    table(head, [_tried(one) for one in job.attempts], left=5)
+    say(f"why: pennyreel why {job.job_id[:12]}")
+
+
+@command.command("resume")
+@click.argument("job_ids", metavar="[JOB]…", nargs=-1)
+@output_options
+def resume(
+    *,
+    job_ids: tuple[str, ...],
+    out_dir: Path | None,
+    timeout_s: float | None,
+    as_json: bool,
+    json_lines: bool,
+) -> None:
+    """Go on with jobs whose client ended before they did; without JOB, with all of them."""
+    from pennyreel.client import Client
+    from pennyreel.errors import PennyreelError
+    from pennyreel_comfy.waiting import Deadline
+
+    failed: list[PennyreelError] = []
+    with Client() as client, interrupts():
+        ledger = client.dispatch.ledger
+        wanted = job_ids or tuple(j.job_id for j in ledger.jobs(state="open", limit=10_000))
+        if not wanted:
+            say("no job is open")
+        for job_id in wanted:
+            try:
+                job = client.dispatch.resume(job_id, deadline=Deadline(timeout_s), out_dir=out_dir)
+                finish(job, as_json=as_json, json_lines=json_lines)
+            except PennyreelError as problem:  # noqa: PERF203 - the next job goes on
+                if len(wanted) == 1:
+                    raise
+                say(f"{job_id[:12]}: {problem}\n  next: {problem.hint}")
+                failed.append(problem)
+    if failed:
+        raise failed[0]
+
+
+@command.command("cancel")
+@_job
+@_json
+def cancel(*, job_id: str, as_json: bool) -> None:
+    """Stop JOB, whose client has ended; Ctrl-C stops one whose client still runs."""
+    from pennyreel.client import Client
+
+    with Client() as client:
+        job = client.dispatch.ledger.job(job_id)
+        if job.outcome is not None:
+            stopped, outcome = True, job.outcome
+        else:
+            stopped = client.dispatch.resume(job.job_id, cancel=True).cancel()
+            outcome = str(client.dispatch.ledger.job(job.job_id).outcome)
+    if as_json:
+        echo_json({"job_id": job.job_id, "confirmed_stopped": stopped, "outcome": outcome})
+    else:
+        click.echo(f"{job.job_id}: {outcome}")
+        if not stopped:
+            say(f"it is not known whether it stopped: pennyreel jobs show {job.job_id[:12]}")
+
+
+@command.command("fetch")
+@_job
+@output_options
+def fetch(
+    *,
+    job_id: str,
+    out_dir: Path | None,
+    timeout_s: float | None,
+    as_json: bool,
+    json_lines: bool,
+) -> None:
+    """Fetch the files of JOB again, as long as its backend keeps them. Nothing is run again."""
+    from pennyreel.client import Client
+    from pennyreel.errors import Code, error
+
+    with Client() as client:
+        job = client.dispatch.ledger.job(job_id)
+        made = [a for a in job.attempts if a.code == "done" and a.handle]
+        if not made:
+            raise error(
+                Code.BAD_REQUEST,
+                f"job {job.job_id} has made nothing: {job.outcome or 'it has not ended'}",
+                hint=f"See it: pennyreel jobs show {job.job_id[:12]}",
+            )
+        following = client.handle(str(made[-1].handle), timeout_s=timeout_s, out_dir=out_dir)
+        finish(following, as_json=as_json, json_lines=json_lines)
+        client.dispatch.fetched(job.job_id, following.result())
+
+
+@command.command("retry")
+@_job
+@terms_options
+@output_options
+def retry(
+    *,
+    job_id: str,
+    out_dir: Path | None,
+    timeout_s: float | None,
+    as_json: bool,
+    json_lines: bool,
+    **options: Any,
+) -> None:
+    """Send what JOB asked for once more, as a new job. It is paid for anew."""
+    from pennyreel.cli.generate import asker
+    from pennyreel.client import Client
+    from pennyreel.errors import Code, error
+
+    with Client() as client:
+        old = client.dispatch.ledger.job(job_id)
+        if old.state in {"open", "unknown"}:
+            raise error(
+                Code.BAD_REQUEST,
+                f"job {old.job_id} may still run: another would be paid for beside it",
+                hint=f"First: pennyreel jobs resume {old.job_id[:12]}",
+            )
+        wishes = given({**options, "timeout_s": timeout_s, "out_dir": out_dir})
+        with interrupts():
+            job = client.again(old.job_id, ask=asker(yes=False), **wishes)
+        finish(job, as_json=as_json, json_lines=json_lines)
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    created = str(job.to_json()["created"])[:19].replace("T", " ")
+    where = " > ".join(dict.fromkeys(a.backend for a in job.attempts)) or "-"
+    what = job.template or str(job.need.get("profile") or job.need.get("kind") or "")
+    return job.job_id[:12], created, job.state, where, what, money(job.spent + job.reserved)
+
+
+def _tried(one: Attempt) -> tuple[str, ...]:
+    ended, handle = one.code or "", one.handle or ""
+    spent = (money(one.reserved), money(one.spent))
+    return one.attempt_id[:12], one.backend, one.state, ended, handle, *spent

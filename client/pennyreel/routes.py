@@ -1,0 +1,143 @@
+"""What the user allows, and how a decision becomes the router's options. Decides nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pennyreel.backends import registry
+from pennyreel.books import Priced
+from pennyreel.errors import Code, error
+from pennyreel.money.amounts import microusd
+from pennyreel.money.caps import Cap, Scope
+from pennyreel.money.catalog import Catalog
+from pennyreel.money.pricing import settled
+from pennyreel.need import Abilities, Usage
+from pennyreel.routing.decision import Decision, Verdict
+from pennyreel.routing.facts import DAY_LIMIT, JOB_LIMIT, Facts, Place, Policy, Rules
+from pennyreel.routing.machine import Option
+from pennyreel.terms import Terms
+
+SLACK = 3.0
+"""The server-side deadline is so many times what is expected, so that a hung job costs little."""
+
+EXPECT_S = 300.0
+"""Where nothing is known of a job's time."""
+
+LEAST_S = 60.0
+MOST_S = 6 * 3600.0
+GRAPHS = frozenset({"comfyui", "dev", "runpod"})
+"""Backends on which the same ComfyUI graph fails in the same way."""
+
+
+def rules_of(terms: Terms, *, default_backend: str | None = None) -> Rules:
+    """Return the policy's rules.
+
+    Raises:
+        BadRequest: naming the term that makes no sense.
+
+    """
+    order = tuple(terms.get("order") or ())
+    policy = terms.get("policy") or ("order" if order else "cheapest")
+    forced = terms.get("backend") or default_backend
+    for name in (*order, *(terms.get("forbid") or ()), *([forced] if forced else ())):
+        registry.check(name.partition(":")[0])
+    most, day = terms.get("max_cost"), terms.get("day_limit")
+    places = terms.get("places")
+    return Rules(
+        policy=_one_of(Policy, policy, "policy"),
+        order=order,
+        max_cost=None if most is None else microusd(most, "max_cost"),
+        job_limit=JOB_LIMIT,
+        day_limit=DAY_LIMIT if day is None else microusd(day, "day_limit"),
+        deadline_s=terms.get("deadline_s"),
+        kinds=None if places is None else frozenset(_one_of(Place, p, "place") for p in places),
+        forbidden=frozenset(terms.get("forbid") or ()),
+        forced=forced,
+        private=terms.get("private", False),
+        allow_unknown_price=terms.get("allow_unknown_price", False),
+        allow_slow=terms.get("allow_slow", False),
+    )
+
+
+def options_of(
+    decision: Decision, facts: Sequence[Facts], *, asking: bool = False
+) -> tuple[list[Option], dict[str, Priced]]:
+    """Return the router's options in their order, and how sure each price is.
+
+    Args:
+        decision: what the policy says.
+        facts: what it was made from.
+        asking: somebody can be asked, so those that need a yes come last.
+
+    """
+    known = {one.key: one for one in facts}
+    keys = [(key, True) for key in decision.order]
+    if asking:
+        keys += [(c.key, False) for c in decision.candidates if c.verdict is Verdict.CONSENT]
+    options = [_option(known[key], decision, consented=agreed) for key, agreed in keys]
+    priced = {
+        key: Priced(known[key].price.certainty.value, known[key].price.version) for key, _ in keys
+    }
+    return options, priced
+
+
+def caps_of(rules: Rules) -> tuple[Cap, ...]:
+    """Return the limits of this job's own that the ledger holds it to, whatever runs beside it."""
+    if rules.day_limit is None:
+        return ()
+    return (Cap(Scope("all"), "day", rules.day_limit),)
+
+
+def pricer(catalog: Catalog) -> Callable[[Option, Usage], int | None]:
+    """Return what turns a bill's units into micro-dollars."""
+    return lambda _option, usage: settled(usage, catalog).likely
+
+
+def decided(decision: Decision) -> dict[str, Any]:
+    """Return the record of a decision, as the ledger keeps it."""
+    return {"record": "decision", **decision.to_json()}
+
+
+def decision_in(kept: Sequence[Mapping[str, Any]]) -> Decision | None:
+    """Return the last decision among a job's records."""
+    found = [r for r in kept if r.get("record") == "decision"]
+    return Decision.from_json(found[-1]) if found else None
+
+
+def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
+    able: Abilities = facts.abilities
+    seconds = facts.seconds
+    expected = EXPECT_S if seconds is None else seconds.likely
+    slowest = expected if seconds is None else max(expected, seconds.high)
+    reserve = facts.price.high
+    if reserve is None:  # the user agreed to a price that nobody knows: his limit is held for it
+        reserve = decision.limit_microusd or 0
+    return Option(
+        backend=facts.backend,
+        target=facts.target,
+        reserve_microusd=reserve,
+        expect_s=expected,
+        deadline_s=min(MOST_S, max(LEAST_S, SLACK * slowest)),
+        queue_s=max(LEAST_S, expected),
+        cancels=able.cancels,
+        looks_up=able.looks_up,
+        replays=able.replays,
+        consented=consented,
+        engine="comfyui" if facts.backend in GRAPHS else facts.backend,
+    )
+
+
+def _one_of(kind: type[Any], value: str, what: str) -> Any:
+    try:
+        return kind(value)
+    except ValueError:
+        allowed = ", ".join(str(one.value) for one in kind)
+        raise error(
+            Code.BAD_REQUEST, f"there is no {what} {value!r}", hint=f"There are: {allowed}"
+        ) from None
+
+
+def labels_of(terms: Terms, template: str | None) -> dict[str, str | None]:
+    """Return by what the job's spending is added up."""
+    return {"project": terms.get("project"), "user": terms.get("user"), "template": template}

@@ -1,0 +1,170 @@
+"""A job's whole request on this disk, so that another process can go on with it: see `jobs resume`.
+
+It has the prompt and the graph, which the ledger never holds, in a file that only this user may
+read. It goes when the job has ended well; else it is kept for a retry, KEPT_S at most. Input files
+given by path are named, not copied.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pennyreel.backends.base import Prompt, Work
+from pennyreel.errors import Code, error
+from pennyreel.need import Need
+from pennyreel.sources import Source
+from pennyreel_contract import ModelNeed, Outputs
+
+KEPT_S = 7 * 86400.0
+
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What was asked for, and where its files go."""
+
+    work: Work
+    out_dir: Path
+
+
+class Spool:
+    """The folder of requests of jobs that have not ended."""
+
+    def __init__(self, folder: Path) -> None:
+        """Keep the folder; it is made with the first request."""
+        self.folder = folder
+
+    def put(self, job_id: str, order: Order) -> None:
+        """Store a request; it is on the disk when this returns.
+
+        Raises:
+            SetupNeeded: it cannot be written; the job must not be sent.
+
+        """
+        final = self._file(job_id)
+        part = final.with_suffix(f".{secrets.token_hex(4)}.tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(_written(order), file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(final)
+            self._prune()
+        except OSError as problem:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise error(
+                Code.NOT_CONFIGURED,
+                f"the job cannot be kept in {self.folder} ({problem.strerror}), so it was not sent",
+                hint="Free some space there, or name another folder in PENNYREEL_HOME.",
+            ) from None
+
+    def get(self, job_id: str) -> Order:
+        """Return a job's request.
+
+        Raises:
+            BadRequest: it is not here: the job has ended, or began on another machine.
+
+        """
+        try:
+            return _read(json.loads(self._file(job_id).read_text("utf-8")))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise error(
+                Code.BAD_REQUEST,
+                f"what job {job_id} asked for is not on this machine",
+                hint="Resume it where it was started; a result is had by: pennyreel result HANDLE",
+            ) from None
+
+    def remove(self, job_id: str) -> None:
+        """Forget a job that has ended."""
+        with suppress(OSError):
+            self._file(job_id).unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        """Forget what nobody came back for."""
+        for file in self.folder.glob("*.json"):
+            with suppress(OSError):
+                if time.time() - file.stat().st_mtime > KEPT_S:
+                    file.unlink(missing_ok=True)
+
+    def _file(self, job_id: str) -> Path:
+        if not _SAFE.fullmatch(job_id):
+            raise error(Code.BAD_REQUEST, f"{job_id[:80]!r} is no job's id")
+        return self.folder / f"{job_id}.json"
+
+
+def _written(order: Order) -> dict[str, Any]:
+    work = order.work
+    prompt = None if work.prompt is None else {**_shallow(work.prompt), "image": None}
+    image = None if work.prompt is None else work.prompt.image
+    return {
+        "out_dir": str(order.out_dir.absolute()),
+        "attempt_id": work.attempt_id,
+        "graph": dict(work.graph),
+        "sources": [_source(s) for s in work.sources],
+        "outputs": work.outputs.model_dump(mode="json"),
+        "models": [m.model_dump(mode="json") for m in work.models],
+        "seed": work.seed,
+        "timeout_s": work.timeout_s,
+        "preview": work.preview,
+        "metadata": dict(work.metadata),
+        "prompt": prompt,
+        "image": None if image is None else _source(image),
+        "need": asdict(work.need),
+    }
+
+
+def _read(body: dict[str, Any]) -> Order:
+    prompt = None
+    if body["prompt"] is not None:
+        image = None if body["image"] is None else _given(body["image"])
+        prompt = replace(Prompt(**body["prompt"]), image=image)
+    need: dict[str, Any] = {
+        k: tuple(map(_hashable, v)) if isinstance(v, list) else v for k, v in body["need"].items()
+    }
+    work = Work(
+        attempt_id=body["attempt_id"],
+        graph=body["graph"],
+        sources=tuple(_given(s) for s in body["sources"]),
+        outputs=Outputs.model_validate(body["outputs"]),
+        models=tuple(ModelNeed.model_validate(m) for m in body["models"]),
+        seed=body["seed"],
+        timeout_s=body["timeout_s"],
+        preview=body["preview"],
+        metadata=body["metadata"],
+        prompt=prompt,
+        need=Need(**need),
+    )
+    return Order(work, Path(body["out_dir"]))
+
+
+def _shallow(prompt: Prompt) -> dict[str, Any]:
+    return {f.name: getattr(prompt, f.name) for f in fields(prompt)}
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _source(source: Source) -> dict[str, Any]:
+    data = None if source.data is None else base64.b64encode(source.data).decode()
+    path = None if source.path is None else str(source.path)
+    return {"name": source.name, "path": path, "data": data, "url": source.url, "s3": source.s3}
+
+
+def _given(body: dict[str, Any]) -> Source:
+    data = None if body["data"] is None else base64.b64decode(body["data"])
+    path = None if body["path"] is None else Path(body["path"])
+    return Source(body["name"], path, data, body["url"], body["s3"])

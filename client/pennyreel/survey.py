@@ -1,0 +1,216 @@
+"""Asks every backend what the policy has to know of it: health, price, time, how well it suits.
+
+Backends are asked at once, none longer than PROBE_S; what one said is shared by all processes for
+FRESH_S. Nothing here costs money, and nothing here chooses.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from pennyreel import localcomfy
+from pennyreel.backends import registry
+from pennyreel.backends.base import Backend
+from pennyreel.config import Settings, dev_stack, is_loopback
+from pennyreel.errors import PennyreelError
+from pennyreel.fleet.devices import Devices, detect, fits
+from pennyreel.money import estimates
+from pennyreel.money.catalog import Catalog
+from pennyreel.money.estimates import Hint, Sample, Seconds
+from pennyreel.money.ledger import Ledger
+from pennyreel.money.pricing import price
+from pennyreel.money.records import Labels
+from pennyreel.need import Abilities, Need, Unit, Usage
+from pennyreel.routing.breaker import from_json
+from pennyreel.routing.facts import Facts, Fit, Left, Place
+from pennyreel.types import Health
+from pennyreel_comfy import templates
+
+PROBE_S = 8.0
+FRESH_S = 30.0
+
+OVERHEAD_S = (0.5, 2.0, 10.0)
+"""Low, likely, high seconds of sending a job and fetching its files."""
+
+COLD_S = (0.0, 20.0, 120.0)
+"""The same of a worker's cold start, where no worker waits."""
+
+_PLACES = {"comfyui": Place.LOCAL, "dev": Place.SIMULATED, "runpod": Place.RENTED}
+_FITS = {
+    "good": Fit.GOOD,
+    "tight": Fit.TIGHT,
+    "below": Fit.BELOW,
+    "none": Fit.CPU,
+    "unknown": Fit.UNKNOWN,
+}
+_ANYTHING = Abilities(
+    kinds=frozenset({"video", "image", "audio", "model3d", "text", "file"}),
+    workflows=True, prompts=True, image_input=True, lora=True, negative_prompt=True, seed=True,
+)  # fmt: skip
+"""Of a backend that cannot be opened: what it lacks is its setup."""
+
+Opener = Callable[[str, "str | None"], Backend]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the facts are gathered from."""
+
+    settings: Settings
+    opener: Opener
+    ledger: Ledger
+    catalog: Catalog
+    labels: Labels = field(default_factory=Labels)
+    devices: Callable[[Settings], Devices] = detect
+
+    def facts(self, need: Need, *, named: str | None = None) -> list[Facts]:
+        """Return what is known of each backend now; of `named` too, where it has to be named.
+
+        Never raises for a backend's sake: one that cannot be asked is not available, and why.
+        """
+        wanted = list(self._candidates(named))
+        own = None if need.vram_min_bytes in {None, 0} else self.devices(self.settings)
+        with ThreadPoolExecutor(max(1, len(wanted)), "survey") as pool:
+            asked = [pool.submit(self._one, need, name, target, own) for name, target in wanted]
+            wait(asked)
+            return [future.result() for future in asked]
+
+    def _candidates(self, named: str | None) -> Iterator[tuple[str, str | None]]:
+        for name in registry.names():
+            if name == "dev" and dev_stack(self.settings.home) is None and named != "dev":
+                continue
+            yield name, None
+        if named is not None and named in registry.NAMED_ONLY:
+            yield named, None
+        server = localcomfy.running(self.settings.comfyui_home)
+        if server is not None and server.url != self.settings.comfyui_url:
+            yield "comfyui", server.url
+
+    def _one(self, need: Need, name: str, target: str | None, own: Devices | None) -> Facts:
+        try:
+            backend = self.opener(name, target)
+        except PennyreelError as problem:
+            return self._closed(name, problem)
+        health = self._health(backend)
+        able, usage = backend.abilities(), backend.usage(need)
+        place = _place(name, backend.target)
+        gpu, fit, device = self._device(need, place, name, own)
+        seconds = self._seconds(need, gpu, usage)
+        idle = health.workers.get("idle") or health.workers.get("ready")
+        warm = None if not health.workers else bool(idle)
+        return Facts(
+            backend=name,
+            abilities=able,
+            price=price(usage, self.catalog, seconds, warm=warm),
+            target=backend.target,
+            place=place,
+            available=health.reachable,
+            why=health.detail,
+            fix="" if health.reachable else health.hint,
+            seconds=_in_all(seconds, place, warm, usage),
+            fit=fit,
+            device=device,
+            gpu=gpu,
+            breaker_until=self._breaker(name, backend.target),
+            budgets=self._budgets(name),
+            checked=time.time(),
+        )
+
+    def _closed(self, name: str, problem: PennyreelError) -> Facts:
+        usage = Usage(f"{name}/*", Unit.RUN, 1.0)
+        return Facts(
+            backend=name,
+            abilities=_ANYTHING,
+            price=price(usage, self.catalog),
+            place=_PLACES.get(name, Place.HOSTED),
+            available=False,
+            why=str(problem),
+            fix=problem.hint,
+        )
+
+    def _health(self, backend: Backend) -> Health:
+        """Ask, or use what another process has heard."""
+        told = self.ledger.probed(
+            f"health {backend.name}:{backend.target}",
+            lambda: backend.health().to_json(),
+            fresh_s=FRESH_S,
+            limit_s=PROBE_S,
+        )
+        known = {k: v for k, v in told.answer.items() if k in Health.__dataclass_fields__}
+        return Health(**{**known, "devices": tuple(known.get("devices") or ())})
+
+    def _device(
+        self, need: Need, place: Place, name: str, own: Devices | None
+    ) -> tuple[str, Fit, str]:
+        """Return the GPU's name for estimates, how well it suits, and its name for a person."""
+        if place is not Place.LOCAL or name != "comfyui":
+            gpu = self.settings.runpod_gpu or "" if name == "runpod" else ""
+            return gpu, Fit.UNKNOWN if place is Place.OWN else Fit.GOOD, gpu
+        if own is None:  # it runs on any machine
+            return "cpu", Fit.GOOD, ""
+        judged = fits(own, need.vram_min_bytes, need.vram_good_bytes)
+        best = max(own.gpus, key=lambda d: d.budget_bytes or 0, default=None)
+        gpu = "cpu" if best is None else best.name
+        return gpu, _FITS[judged.verdict], own.host.cpu if best is None else best.name
+
+    def _seconds(self, need: Need, gpu: str, usage: Usage) -> Seconds | None:
+        """Return how long it runs there: learned, by the template's hint, or by the catalogue."""
+        learned = self.ledger.learned(need.profile, gpu or usage.sku) if need.profile else ()
+        history = {gpu or usage.sku: [Sample(s) for s in reversed(learned)]}
+        told = estimates.expected(
+            gpu or usage.sku,
+            need.size,
+            history=history,
+            hint=_hint(need),
+            speeds=self.catalog.speeds,
+        )
+        row = self.catalog.row(usage.sku)
+        if told is None and row is not None and row.seconds is not None:
+            return Seconds(*row.seconds, basis=row.source)
+        return told
+
+    def _breaker(self, name: str, target: str) -> float | None:
+        key = f"{name}:{target}" if target else name
+        return from_json(self.ledger.breaker(key)[0]).open_until
+
+    def _budgets(self, name: str) -> tuple[Left, ...]:
+        labels = {"backend": name, "project": self.labels.project, "user": self.labels.user}
+        found = []
+        for one in self.ledger.budgets():
+            scope = one.cap.scope
+            if scope.kind == "all" or labels.get(scope.kind) == scope.name:
+                raise_it = f"pennyreel budget set {scope} --{one.cap.period} AMOUNT"
+                resets = str(one.to_json()["resets"] or "")
+                found.append(Left(str(scope), one.cap.period, one.left, resets, raise_it))
+        return tuple(found)
+
+
+def _place(name: str, target: str) -> Place:
+    if name == "simulated":
+        return Place.SIMULATED
+    if name == "comfyui":
+        return Place.LOCAL if is_loopback(target) else Place.OWN
+    return _PLACES.get(name, Place.HOSTED)
+
+
+def _hint(need: Need) -> Hint | None:
+    if need.template is None:
+        return None
+    cost = templates.load(need.template).cost
+    return None if cost is None else Hint(cost.seconds, cost.device, cost.estimated)
+
+
+def _in_all(
+    seconds: Seconds | None, place: Place, warm: bool | None, usage: Usage
+) -> Seconds | None:
+    """Add what comes before and after the run."""
+    if seconds is None:
+        return None
+    cold = COLD_S if place is Place.RENTED and not warm else (0.0, 0.0, 0.0)
+    if usage.startup_s and any(cold):
+        cold = (0.0, min(cold[1], usage.startup_s), max(cold[2], usage.startup_s))
+    low, likely, high = (a + b for a, b in zip(OVERHEAD_S, cold, strict=True))
+    return seconds.plus(low, likely, high)

@@ -1,0 +1,34 @@
+"""What a job may cost and where it may go, as a caller says it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from typing_extensions import TypedDict
+
+
+class Terms(TypedDict, total=False):
+    """What a job may cost and where it may go. All may be left out."""
+
+    policy: str
+    """cheapest (the default), fastest, best, local-only, or order."""
+    order: Sequence[str]
+    """Backends by name, in the order to try them in."""
+    backend: str | None
+    """This one or none."""
+    max_cost: str | float | None
+    """Dollars that the job may cost at most, moves to dearer backends included."""
+    day_limit: str | float | None
+    """Dollars that a day may cost; 2 unless set."""
+    deadline_s: float | None
+    """The result has to be there so soon: slower backends do not compete."""
+    places: Collection[str] | None
+    """Only on machines that are local, own, rented or hosted."""
+    forbid: Collection[str]
+    private: bool
+    """Nothing may leave your own machines and accounts."""
+    allow_slow: bool
+    """Weak devices may take more than 15 minutes."""
+    allow_unknown_price: bool
+    project: str | None
+    user: str | None
