@@ -129,13 +129,16 @@ def backends_part() -> str:
     return "\n".join(rows)
 
 
+_LEFT_UNSET = {"backend", "s3_bucket", "simulated"}
+
+
 def _example(name: str) -> Backend:
     """Open a backend with settings that lead nowhere; nothing is sent."""
+    unset = {f.name for f in dataclasses.fields(config.Settings) if f.default is None}
     made_up = {
         field: "example"
         for field, about in config.FIELDS.items()
-        if about.kind in {"secret", "text"}
-        and not field.startswith(("s3_", "simulated", "backend"))
+        if about.kind in {"secret", "text"} and field in unset and field not in _LEFT_UNSET
     }
     with tempfile.TemporaryDirectory() as home:
         stack = {"base_url": "http://127.0.0.1:1/v2", "endpoint": "ep", "api_key": "x", "pid": 1}
