@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -21,11 +22,11 @@ from fakes.waits import eventually
 from pennyreel import _s3
 from pennyreel.backends import runpod as module
 from pennyreel.backends.base import Backend
-from pennyreel.backends.runpod import RunPodBackend
+from pennyreel.backends.runpod import DevBackend, RunPodBackend
 from pennyreel.config import S3, Secret, Settings, load
 from pennyreel.devstack.s3 import LocalS3
-from pennyreel.errors import OutcomeUnknown
-from pennyreel.need import Need
+from pennyreel.errors import OutcomeUnknown, SetupNeeded
+from pennyreel.need import Need, Unit, Usage
 from pennyreel.types import Handle
 from pennyreel_comfy.process import free_port
 from pennyreel_comfy.waiting import Deadline
@@ -268,6 +269,22 @@ class TestRunPod(BackendContract):
     def test_another_endpoint_has_not_the_gpu_of_the_configured_one(self, rig: Rig) -> None:
         assert self.open(rig.settings).usage(Need()).sku == "runpod/AMPERE_24"
         assert self.open(rig.settings, "other").usage(Need()).sku == "runpod/other"
+
+
+def test_the_dev_stack_costs_nothing_and_names_its_command(home: Path) -> None:
+    with pytest.raises(SetupNeeded, match="dev stack") as caught:
+        DevBackend.open(load())
+    assert "pennyreel dev" in caught.value.hint
+    home.mkdir()
+    stack = {"base_url": "http://127.0.0.1:1/v2", "endpoint": "ep", "api_key": KEY, "pid": 1}
+    (home / "dev.json").write_text(json.dumps(stack))
+    one = DevBackend.open(load())
+    told = Result(attempt_id="a", timings={"platform_execute": 2.0, "platform_queue": 9.0})
+    assert one.usage(Need()) == Usage("local", Unit.GPU_SECOND, None)
+    assert one.billed(Need(), told) == Usage("local", Unit.GPU_SECOND, 2.0)
+    assert one.abilities().private
+    assert not one.abilities().looks_up
+    assert KEY not in repr(one)
 
 
 @pytest.fixture(scope="module")

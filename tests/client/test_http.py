@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from client.support import Reply, Request, Script, Scripted
-from pennyreel import BadRequest, JobCancelled, JobFailed, JobTimeout, PennyreelError
+from pennyreel import BadRequest, JobCancelled, JobFailed, JobTimeout, PennyreelError, _http
 from pennyreel._http import download, never_sent, shown
 from pennyreel.saving import PartFile
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -102,6 +102,32 @@ def test_a_worker_cannot_send_us_just_anywhere(url: str, tmp_path: Path) -> None
     with pytest.raises(BadRequest) as caught:
         get(url, tmp_path, local=False)
     assert caught.value.code == "address_refused"
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["10.1.2.3", "192.168.0.1", "172.16.0.9", "169.254.169.254", "100.64.0.1", "0.0.0.0",
+     "[fd00::1]", "[fe80::1]", "[::ffff:10.0.0.1]", "2852039166", "0xa9fea9fe", "10.1"],
+)  # fmt: skip
+@pytest.mark.parametrize("local", [True, False])
+def test_no_private_address_is_asked_however_it_is_written(
+    host: str, local: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(BadRequest, match="private") as caught:
+        get(f"https://{host}/x?sig=SECRET", tmp_path, local=local)
+    assert caught.value.code == "address_refused"
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]"])
+def test_public_addresses_are_asked(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UserWarning, match="tried to use socket"):  # the tests' own wall
+        get(f"https://{host}/x", tmp_path)
+
+
+@pytest.mark.parametrize("host", ["example.com", "abc.de", "fd00.example", "10.example"])
+def test_a_name_is_no_address(host: str) -> None:
+    assert not _http._private(host)
 
 
 def test_more_than_was_allowed_is_not_taken(scripted: Servers, tmp_path: Path) -> None:

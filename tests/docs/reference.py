@@ -7,7 +7,10 @@ Each part stands between `<!-- begin generated: NAME -->` and `<!-- end generate
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +19,11 @@ from typing import Any
 import click
 
 from pennyreel import config
+from pennyreel.backends import registry
+from pennyreel.backends.base import Backend
 from pennyreel.cli.app import cli
 from pennyreel.cli.exits import EXITS, exit_code
+from pennyreel.need import Need
 from pennyreel_contract import Code, error
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +104,52 @@ def tree_part() -> str:
     return textwrap.indent("\n".join(lines), " " * 4)
 
 
+def backends_part() -> str:
+    """What each built-in backend can do, as it says itself when opened with made-up settings."""
+    heads = [
+        "Backend", "Makes", "From", "Image in", "LoRA", "Seed", "Certain cancel", "Finds lost jobs",
+        "Replays", "Private", "Billed by", "Quality",
+    ]  # fmt: skip
+    rows = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for name in sorted(registry.BUILTIN):
+        one = _example(name)
+        able, usage = one.abilities(), one.usage(Need())
+        sources = [w for w, can in (("graph", able.workflows), ("prompt", able.prompts)) if can]
+        marks = (
+            able.image_input, able.lora, able.seed, able.cancels, able.looks_up, able.replays,
+            able.private,
+        )  # fmt: skip
+        cells = [
+            f"`{name}`", ", ".join(sorted(able.kinds)), ", ".join(sources),
+            *("yes" if mark else "no" for mark in marks),
+            usage.unit.value.replace("_", " "), str(able.quality),
+        ]  # fmt: skip
+        rows.append(f"| {' | '.join(cells)} |")
+        one.close()
+    return "\n".join(rows)
+
+
+_PLACES = {"runpod_endpoint", "vertex_project"}
+"""What a backend has to know besides its key: see its `open`."""
+
+
+def _example(name: str) -> Backend:
+    """Open a backend with settings that lead nowhere; nothing is sent."""
+    made_up = {
+        field: "example-project"
+        for field, about in config.FIELDS.items()
+        if about.kind == "secret" or field in _PLACES
+    }
+    with tempfile.TemporaryDirectory() as home:
+        stack = {"base_url": "http://127.0.0.1:1/v2", "endpoint": "ep", "api_key": "x", "pid": 1}
+        Path(home, "dev.json").write_text(json.dumps(stack), "utf-8")
+        settings = config.load({config.CONFIG_ENV: os.devnull}, home=Path(home), **made_up)
+        return registry.open_backend(name, settings)
+
+
 PARTS = {
     "ARCHITECTURE.md": ("tree", tree_part),
+    "docs/backends.md": ("backends", backends_part),
     "docs/cli.md": ("commands", commands_part),
     "docs/configuration.md": ("settings", settings_part),
     "docs/errors.md": ("errors", errors_part),

@@ -137,7 +137,9 @@ class ComfyBackend:
 
     def billed(self, need: Need, result: Result) -> Usage:
         """The seconds from ComfyUI's own start and end of the run."""
-        seconds = result.timings.get("execute") or (result.gpu and result.gpu.seconds) or None
+        seconds = result.timings.get("execute")
+        if seconds is None and result.gpu is not None:
+            seconds = result.gpu.seconds or None
         return replace(self.usage(need), amount=seconds)
 
     def lookup(self, attempt_id: str) -> Handle | None:
