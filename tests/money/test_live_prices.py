@@ -35,6 +35,7 @@ GPUS = [
     gpu("RTX 3090", "AMPERE_24", secure=0.46, community=0.22, serverless=0.72),
     gpu("RTX 4090", "ADA_24", secure=0.69, community=0.34, serverless=0),
     gpu("B300", "BLACKWELL_288", secure=0, community=0, serverless=9.36),
+    {**gpu("A30", None, secure=0.5, community=0.3), "community": False},
     {"name": "odd", "price": None},
     "odder",
     gpu("RTX A6000", None, secure=float(10**6), community=True, serverless="cheap"),
@@ -68,7 +69,7 @@ def test_what_runpod_tells_is_kept_with_its_date_and_used(home: Path) -> None:
     assert (asked.method, asked.path) == ("GET", "/v2/catalog/gpus")
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     table = catalog.load(home)
-    assert count == 7
+    assert count == 8
     row = table.rows["runpod/AMPERE_24"]
     assert row.microusd == 200, "the pool's dearest GPU: $0.72 an hour"
     assert (row.date, row.certainty.value, row.source) == ("2026-11-27", "known", live.SOURCE)
@@ -83,6 +84,8 @@ def test_no_price_is_taken_for_nothing(home: Path) -> None:
     table, before = catalog.load(home), catalog.builtin()
     assert table.rows["runpod/ADA_24"] == before.rows["runpod/ADA_24"]
     assert "runpod-pod/L4/community" not in table.rows
+    assert "runpod-pod/A30/secure" in table.rows
+    assert "runpod-pod/A30/community" not in table.rows, "it is not offered"
     assert "runpod-pod/RTX A6000/secure" not in table.rows
 
 

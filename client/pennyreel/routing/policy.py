@@ -23,6 +23,7 @@ from pennyreel.routing.facts import (
     SLOW_S,
     Case,
     Facts,
+    Fit,
     Place,
     Policy,
     Rules,
@@ -218,17 +219,23 @@ def _set_weak_aside(ranked: Sequence[Judged], case: Case) -> list[Judged]:
     """Have the weak ask for a yes where a stronger one could have the job with one."""
     able = [j for j in ranked if not j.blocks]
     strong = [j for j in able if not j.facts.fit.weak]
-    if case.rules.policy is Policy.LOCAL_ONLY or any(j.free for j in strong) or not strong:
+    wins = case.rules.policy is Policy.LOCAL_ONLY or case.rules.forced is not None
+    if wins or not strong or any(j.free for j in strong):
         return list(ranked)
-    return [_asked(j) if j in able and j not in strong else j for j in ranked]
+    names_of = [j.facts.backend for j in ranked]
+    return [
+        _asked(j, sole=names_of.count(j.facts.backend) == 1)
+        if j.facts.fit.weak and not j.blocks
+        else j
+        for j in ranked
+    ]
 
 
-def _asked(judged: Judged) -> Judged:
+def _asked(judged: Judged, *, sole: bool) -> Judged:
     facts = judged.facts
-    why = _WEAK[facts.fit.value == "cpu"]
-    return judged._replace(
-        consents=[*judged.consents, Consent("weak", why, f"--backend {facts.backend}")]
-    )
+    flag = f"--backend {facts.backend if sole else facts.key}"
+    consent = Consent("weak", _WEAK[facts.fit is Fit.CPU], flag)
+    return judged._replace(consents=[*judged.consents, consent])
 
 
 def _rank(facts: Facts, case: Case) -> tuple[Any, ...]:
@@ -282,7 +289,7 @@ def _praise(facts: Facts, case: Case, *, first: bool) -> str:
     if rules.forced is not None:
         return f"--backend says so; {facts.why}" if facts.why else "--backend says so"
     if facts.fit.weak:
-        return "it has no GPU" if facts.fit.value == "cpu" else "its GPU is below the minimum"
+        return "it has no GPU" if facts.fit is Fit.CPU else "its GPU is below the minimum"
     best = {
         Policy.CHEAPEST: "the cheapest that can do it",
         Policy.FASTEST: "the fastest that can do it",
@@ -298,7 +305,7 @@ def _notes(ready: Sequence[Judged]) -> Iterator[str]:
         return
     facts = ready[0].facts
     if facts.fit.weak:
-        lacks = "has no GPU" if facts.fit.value == "cpu" else "has a GPU below the minimum"
+        lacks = "has no GPU" if facts.fit is Fit.CPU else "has a GPU below the minimum"
         time = "it is not known how long it takes"
         if facts.seconds is not None:
             time = f"expect {facts.seconds.low / 60:.0f} to {facts.seconds.high / 60:.0f} minutes"
