@@ -76,6 +76,7 @@ def test_what_runpod_tells_is_kept_with_its_date_and_used(home: Path) -> None:
     assert (row.startup_s, row.idle_s) == (60, 5)
     assert table.rows["runpod-pod/RTX 3090/community"].usd is not None
     assert table.version != catalog.builtin().version
+    assert catalog.fetched(home) == "2026-11-27T12:00:00+00:00"
 
 
 def test_no_price_is_taken_for_nothing(home: Path) -> None:
@@ -116,6 +117,7 @@ def test_a_kept_file_that_cannot_be_read_is_passed_over(home: Path, text: str) -
     home.mkdir()
     (home / "prices-runpod.json").write_text(text)
     assert catalog.load(home) == catalog.builtin()
+    assert catalog.fetched(home) is None
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,7 @@ def test_the_command_gives_json_and_refreshes(
     out = capsys.readouterr()
     body = json.loads(out.out)
     rows = {row["sku"]: row for row in body["prices"]}
+    assert body["runpod_fetched"].endswith("+00:00")
     assert rows["runpod/AMPERE_24"]["usd"] == "0.72"
     assert rows["runpod/AMPERE_24"]["microusd"] == 200
     assert rows["huggingface/*"]["usd"] is None

@@ -121,6 +121,13 @@ def test_a_cpu_does_not_win_because_the_better_one_needs_a_yes() -> None:
     assert flags == {"runpod": ["--max-cost 0.080"], "comfyui": ["--backend comfyui"]}
 
 
+def test_a_weak_one_above_the_users_limit_names_both_flags_that_it_needs() -> None:
+    found = chosen(cpu(60, price=cost(80_000)), runpod(None), max_cost=10_000)
+    weak = found.find("comfyui:here")
+    assert weak is not None
+    assert [c.flag for c in weak.consents] == ["--max-cost 0.080", "--backend comfyui"]
+
+
 def test_of_two_servers_the_flag_names_the_one_that_it_means() -> None:
     found = chosen(cpu(60), local(80_000, target="there"))
     weak = found.find("comfyui:here")

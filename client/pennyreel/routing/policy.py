@@ -53,6 +53,11 @@ class Judged(NamedTuple):
         """Whether it may have the job as things are."""
         return not self.blocks and not self.consents
 
+    @property
+    def within_reach(self) -> bool:
+        """Whether a yes is all that it may lack."""
+        return all(verdict is Verdict.TOO_DEAR for verdict, *_ in self.blocks)
+
 
 def decide(
     candidates: Iterable[Facts],
@@ -217,18 +222,19 @@ def _over_budget(facts: Facts) -> Iterator[tuple[Verdict, str, str]]:
 
 def _set_weak_aside(ranked: Sequence[Judged], case: Case) -> list[Judged]:
     """Have the weak ask for a yes where a stronger one could have the job with one."""
-    able = [j for j in ranked if not j.blocks]
-    strong = [j for j in able if not j.facts.fit.weak]
+    strong = [j for j in ranked if j.within_reach and not j.facts.fit.weak]
     wins = case.rules.policy is Policy.LOCAL_ONLY or case.rules.forced is not None
-    if wins or not strong or any(j.free for j in strong):
+    if wins or any(j.free for j in strong):
         return list(ranked)
-    names_of = [j.facts.backend for j in ranked]
-    return [
-        _asked(j, sole=names_of.count(j.facts.backend) == 1)
-        if j.facts.fit.weak and not j.blocks
-        else j
-        for j in ranked
-    ]
+    competes = any(not j.blocks for j in strong)
+    named = [j.facts.backend for j in ranked]
+
+    def aside(judged: Judged) -> bool:
+        """A weak one that is too dear would have to face the strong that its yes lets in."""
+        rivals = bool(strong) if judged.blocks else competes
+        return judged.facts.fit.weak and judged.within_reach and rivals
+
+    return [_asked(j, sole=named.count(j.facts.backend) == 1) if aside(j) else j for j in ranked]
 
 
 def _asked(judged: Judged, *, sole: bool) -> Judged:
