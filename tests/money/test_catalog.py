@@ -46,6 +46,24 @@ def test_the_rows_are_those_of_the_vendors_lists(sku: str, usd: str) -> None:
     assert catalog.builtin().rows[sku].usd == Decimal(usd)
 
 
+@pytest.mark.parametrize(
+    ("sku", "unit"),
+    [
+        ("local", Unit.GPU_SECOND), ("server", Unit.GPU_SECOND), ("dev", Unit.GPU_SECOND),
+        ("runpod/AMPERE_24", Unit.GPU_SECOND), ("simulated", Unit.RUN),
+        ("replicate/hotshot-xl", Unit.GPU_SECOND), ("replicate/a100-80", Unit.GPU_SECOND),
+        ("gemini/omni-1.2-flash/720p", Unit.OUTPUT_SECOND),
+        ("vertex/veo-3.1-generate-001/720p/audio", Unit.OUTPUT_SECOND),
+        ("vertex/veo-3.1-fast-generate-001/1080p/silent", Unit.OUTPUT_SECOND),
+    ],
+)  # fmt: skip
+def test_what_the_backends_bill_by_has_a_price_of_that_unit(sku: str, unit: Unit) -> None:
+    row = catalog.builtin().row(sku)
+    assert row is not None
+    assert (row.sku, row.unit) == (sku, unit)
+    assert row.certainty is not Certainty.UNKNOWN
+
+
 def test_what_is_not_listed_has_its_familys_row_under_its_own_name() -> None:
     row = catalog.builtin().row("huggingface/fal-ai/Wan-AI/Wan2.2-TI2V-5B")
     assert row is not None
