@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.pages import ROOT, Page
 from pennyreel.errors import SetupNeeded
 from pennyreel.money import catalog, pricing
 from pennyreel.money.catalog import Certainty
@@ -43,6 +44,24 @@ def test_a_price_is_read_exactly() -> None:
 )  # fmt: skip
 def test_the_rows_are_those_of_the_vendors_lists(sku: str, usd: str) -> None:
     assert catalog.builtin().rows[sku].usd == Decimal(usd)
+
+
+@pytest.mark.parametrize(
+    ("sku", "unit"),
+    [
+        ("local", Unit.GPU_SECOND), ("server", Unit.GPU_SECOND), ("dev", Unit.GPU_SECOND),
+        ("runpod/AMPERE_24", Unit.GPU_SECOND), ("simulated", Unit.RUN),
+        ("replicate/hotshot-xl", Unit.GPU_SECOND), ("replicate/a100-80", Unit.GPU_SECOND),
+        ("gemini/omni-1.2-flash/720p", Unit.OUTPUT_SECOND),
+        ("vertex/veo-3.1-generate-001/720p/audio", Unit.OUTPUT_SECOND),
+        ("vertex/veo-3.1-fast-generate-001/1080p/silent", Unit.OUTPUT_SECOND),
+    ],
+)  # fmt: skip
+def test_what_the_backends_bill_by_has_a_price_of_that_unit(sku: str, unit: Unit) -> None:
+    row = catalog.builtin().row(sku)
+    assert row is not None
+    assert (row.sku, row.unit) == (sku, unit)
+    assert row.certainty is not Certainty.UNKNOWN
 
 
 def test_what_is_not_listed_has_its_familys_row_under_its_own_name() -> None:
@@ -144,3 +163,13 @@ def test_every_pool_that_has_a_price_has_a_speed() -> None:
     found = catalog.builtin()
     pools = {s.partition("/")[2] for s in found.rows if s.startswith("runpod/")} - {"*"}
     assert pools <= set(found.speeds)
+
+
+def test_the_example_in_the_documentation_is_one_that_is_read(tmp_path: Path) -> None:
+    (example,) = Page(ROOT / "docs" / "prices.md").fences("toml")
+    (tmp_path / "prices.toml").write_text(example)
+    rows = catalog.load(tmp_path).rows
+    assert rows["runpod/AMPERE_24"].microusd == 180
+    assert (rows["runpod/abc123"].unit, rows["runpod/abc123"].startup_s) == (Unit.GPU_SECOND, 20)
+    assert rows["huggingface/*"].certainty is Certainty.KNOWN
+    assert rows["local"].microusd == Fraction(320) * Fraction("0.3") * 1_000_000 / 3_600_000

@@ -81,9 +81,9 @@ def test_a_price_by_output_or_none_at_all_is_one_figure(usage: Usage, microusd: 
 
 
 def test_hotshot_xl_has_a_range_before_it_has_a_history() -> None:
-    found = price(gpu("replicate/l40s"), TABLE)
+    found = price(gpu("replicate/hotshot-xl"), TABLE)
     assert (found.low, found.likely, found.high) == (14_625, 29_250, 58_500)
-    learned = price(gpu("replicate/l40s"), TABLE, Seconds(18, 18, 18, 9))
+    learned = price(gpu("replicate/hotshot-xl"), TABLE, Seconds(18, 18, 18, 9))
     assert learned.likely == 17_550
 
 
