@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.pages import ROOT, Page
 from pennyreel.errors import SetupNeeded
 from pennyreel.money import catalog, pricing
 from pennyreel.money.catalog import Certainty
@@ -144,3 +145,13 @@ def test_every_pool_that_has_a_price_has_a_speed() -> None:
     found = catalog.builtin()
     pools = {s.partition("/")[2] for s in found.rows if s.startswith("runpod/")} - {"*"}
     assert pools <= set(found.speeds)
+
+
+def test_the_example_in_the_documentation_is_one_that_is_read(tmp_path: Path) -> None:
+    (example,) = Page(ROOT / "docs" / "prices.md").fences("toml")
+    (tmp_path / "prices.toml").write_text(example)
+    rows = catalog.load(tmp_path).rows
+    assert rows["runpod/AMPERE_24"].microusd == 180
+    assert (rows["runpod/abc123"].unit, rows["runpod/abc123"].startup_s) == (Unit.GPU_SECOND, 20)
+    assert rows["huggingface/*"].certainty is Certainty.KNOWN
+    assert rows["local"].microusd == Fraction(320) * Fraction("0.3") * 1_000_000 / 3_600_000

@@ -82,6 +82,8 @@ def test_the_range_narrows_with_every_run() -> None:
     assert widths == sorted(widths, reverse=True)
     assert len(set(widths)) == len(widths)
     assert learned(*[10.0] * 29).high < 12
+    assert learned(10.0).low == 5
+    assert learned(*[10.0] * 29).low > 8
 
 
 def test_a_few_outliers_do_not_move_it() -> None:

@@ -35,6 +35,7 @@ GPUS = [
     gpu("RTX 3090", "AMPERE_24", secure=0.46, community=0.22, serverless=0.72),
     gpu("RTX 4090", "ADA_24", secure=0.69, community=0.34, serverless=0),
     gpu("B300", "BLACKWELL_288", secure=0, community=0, serverless=9.36),
+    {**gpu("A30", None, secure=0.5, community=0.3), "community": False},
     {"name": "odd", "price": None},
     "odder",
     gpu("RTX A6000", None, secure=float(10**6), community=True, serverless="cheap"),
@@ -68,13 +69,14 @@ def test_what_runpod_tells_is_kept_with_its_date_and_used(home: Path) -> None:
     assert (asked.method, asked.path) == ("GET", "/v2/catalog/gpus")
     assert asked.headers["Authorization"] == f"Bearer {KEY}"
     table = catalog.load(home)
-    assert count == 7
+    assert count == 8
     row = table.rows["runpod/AMPERE_24"]
     assert row.microusd == 200, "the pool's dearest GPU: $0.72 an hour"
     assert (row.date, row.certainty.value, row.source) == ("2026-11-27", "known", live.SOURCE)
     assert (row.startup_s, row.idle_s) == (60, 5)
     assert table.rows["runpod-pod/RTX 3090/community"].usd is not None
     assert table.version != catalog.builtin().version
+    assert catalog.fetched(home) == "2026-11-27T12:00:00+00:00"
 
 
 def test_no_price_is_taken_for_nothing(home: Path) -> None:
@@ -83,6 +85,8 @@ def test_no_price_is_taken_for_nothing(home: Path) -> None:
     table, before = catalog.load(home), catalog.builtin()
     assert table.rows["runpod/ADA_24"] == before.rows["runpod/ADA_24"]
     assert "runpod-pod/L4/community" not in table.rows
+    assert "runpod-pod/A30/secure" in table.rows
+    assert "runpod-pod/A30/community" not in table.rows, "it is not offered"
     assert "runpod-pod/RTX A6000/secure" not in table.rows
 
 
@@ -113,6 +117,7 @@ def test_a_kept_file_that_cannot_be_read_is_passed_over(home: Path, text: str) -
     home.mkdir()
     (home / "prices-runpod.json").write_text(text)
     assert catalog.load(home) == catalog.builtin()
+    assert catalog.fetched(home) is None
 
 
 @pytest.mark.parametrize(
@@ -165,6 +170,7 @@ def test_the_command_gives_json_and_refreshes(
     out = capsys.readouterr()
     body = json.loads(out.out)
     rows = {row["sku"]: row for row in body["prices"]}
+    assert body["runpod_fetched"].endswith("+00:00")
     assert rows["runpod/AMPERE_24"]["usd"] == "0.72"
     assert rows["runpod/AMPERE_24"]["microusd"] == 200
     assert rows["huggingface/*"]["usd"] is None

@@ -121,6 +121,23 @@ def test_a_cpu_does_not_win_because_the_better_one_needs_a_yes() -> None:
     assert flags == {"runpod": ["--max-cost 0.080"], "comfyui": ["--backend comfyui"]}
 
 
+def test_a_weak_one_above_the_users_limit_names_both_flags_that_it_needs() -> None:
+    found = chosen(cpu(60, price=cost(80_000)), runpod(None), max_cost=10_000)
+    weak = found.find("comfyui:here")
+    assert weak is not None
+    assert [c.flag for c in weak.consents] == ["--max-cost 0.080", "--backend comfyui"]
+
+
+def test_of_two_servers_the_flag_names_the_one_that_it_means() -> None:
+    found = chosen(cpu(60), local(80_000, target="there"))
+    weak = found.find("comfyui:here")
+    assert weak is not None
+    assert [c.flag for c in weak.consents] == ["--backend comfyui:here"]
+    assert chosen(cpu(60), local(80_000, target="there"), forced="comfyui:here").order == (
+        "comfyui:here",
+    )
+
+
 def test_a_cpu_wins_where_the_users_own_limit_leaves_it_alone() -> None:
     found = chosen(cpu(60), runpod(80_000), max_cost=50_000)
     assert found.order == ("comfyui:here",)
@@ -133,6 +150,19 @@ def test_a_gpu_below_the_minimum_wins_if_forced_or_local_only(rules: dict[str, o
     assert found.order == ("comfyui:here",)
 
 
+def test_local_only_takes_the_weak_before_it_asks_for_a_yes() -> None:
+    strong = local(90_000, target="dear")
+    found = chosen(strong, local(fit=Fit.BELOW), policy=Policy.LOCAL_ONLY)
+    assert found.order == ("comfyui:here",)
+    assert chosen(strong, local(fit=Fit.BELOW)).outcome is Outcome.CONSENT_REQUIRED
+
+
+def test_of_two_with_one_name_the_same_one_counts_whatever_their_order() -> None:
+    one, other = runpod(1_000), runpod(2_000)
+    assert chosen(one, other) == chosen(other, one)
+    assert len(chosen(one, other).candidates) == 1
+
+
 def test_a_job_above_five_cents_needs_a_yes_the_first_choice_included() -> None:
     assert chosen(runpod(50_000)).outcome is Outcome.GO
     found = chosen(runpod(50_001))
@@ -143,7 +173,8 @@ def test_a_job_above_five_cents_needs_a_yes_the_first_choice_included() -> None:
     assert problem.code == Code.CONSENT_REQUIRED.value
     assert "--max-cost 0.051" in problem.hint
     assert problem.info.detail["decision"] == json.loads(json.dumps(found.to_json()))
-    assert chosen(runpod(50_001), max_cost=51_000).outcome is Outcome.GO
+    assert chosen(runpod(50_001), max_cost=50_001).outcome is Outcome.GO
+    assert chosen(runpod(50_001), max_cost=50_000).outcome is Outcome.CONSENT_REQUIRED
 
 
 def test_it_is_the_most_that_it_may_cost_that_counts() -> None:

@@ -16,7 +16,7 @@ from pennyreel.routing.policy import decide
 from routing.candidates import NOW, many_facts, needs, some_rules, some_spent
 
 CASES: Any = (many_facts, needs, some_rules, some_spent)
-usual = settings(max_examples=200, deadline=None)
+usual = settings(max_examples=120, deadline=None)
 
 
 def by_key(facts: list[Facts]) -> dict[str, Facts]:

@@ -35,14 +35,17 @@ def command(*, refresh: bool, as_json: bool) -> None:
     file = str(settings.config_file or "the config file")
     table = catalog.load(settings.home, settings.prices, file=file)
     rows = [table.rows[sku] for sku in sorted(table.rows)]
+    told = catalog.fetched(settings.home)
     if as_json:
-        echo_json(
-            {"version": table.version, "date": table.date, "prices": [_plain(r) for r in rows]}
-        )
+        plain = [_plain(row) for row in rows]
+        about = {"version": table.version, "date": table.date, "runpod_fetched": told}
+        echo_json({**about, "prices": plain})
         return
     for line in _table(rows):
         click.echo(line)
     say(f"price table {table.version}; yours go into {settings.home / 'prices.toml'}")
+    age = f"of {told}" if told else "built in; of now: pennyreel prices --refresh"
+    say(f"RunPod's prices: {age}")
 
 
 def _plain(row: Row) -> dict[str, Any]:

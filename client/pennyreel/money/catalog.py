@@ -38,7 +38,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Catalog", "Certainty", "Row", "Way", "builtin", "cached", "load", "parse", "remember"]
+__all__ = [
+    "Catalog",
+    "Certainty",
+    "Row",
+    "Way",
+    "builtin",
+    "cached",
+    "fetched",
+    "load",
+    "parse",
+    "remember",
+]
 
 _BUILTIN = Path(__file__).with_name("catalog.toml")
 _OWN = "prices.toml"
@@ -138,12 +149,19 @@ def cached(home: Path) -> dict[str, Any]:
         return {}
 
 
-def remember(home: Path, rows: Mapping[str, Any], fetched: str) -> Path:
+def fetched(home: Path) -> str | None:
+    """Return when RunPod's API was asked last (ISO, UTC), None where its prices are not here."""
+    if not cached(home):
+        return None
+    return str(json.loads((home / _LIVE).read_text("utf-8")).get("fetched", "")) or None
+
+
+def remember(home: Path, rows: Mapping[str, Any], when: str) -> Path:
     """Keep what RunPod's API told; raises OSError."""
     file = home / _LIVE
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"fetched": fetched, "prices": rows}, indent=1), "utf-8")
+    temporary.write_text(json.dumps({"fetched": when, "prices": rows}, indent=1), "utf-8")
     temporary.replace(file)
     return file
 

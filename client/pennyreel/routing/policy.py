@@ -23,6 +23,7 @@ from pennyreel.routing.facts import (
     SLOW_S,
     Case,
     Facts,
+    Fit,
     Place,
     Policy,
     Rules,
@@ -51,6 +52,11 @@ class Judged(NamedTuple):
     def free(self) -> bool:
         """Whether it may have the job as things are."""
         return not self.blocks and not self.consents
+
+    @property
+    def within_reach(self) -> bool:
+        """Whether a yes is all that it may lack."""
+        return all(verdict is Verdict.TOO_DEAR for verdict, *_ in self.blocks)
 
 
 def decide(
@@ -216,19 +222,26 @@ def _over_budget(facts: Facts) -> Iterator[tuple[Verdict, str, str]]:
 
 def _set_weak_aside(ranked: Sequence[Judged], case: Case) -> list[Judged]:
     """Have the weak ask for a yes where a stronger one could have the job with one."""
-    able = [j for j in ranked if not j.blocks]
-    strong = [j for j in able if not j.facts.fit.weak]
-    if case.rules.policy is Policy.LOCAL_ONLY or any(j.free for j in strong) or not strong:
+    strong = [j for j in ranked if j.within_reach and not j.facts.fit.weak]
+    wins = case.rules.policy is Policy.LOCAL_ONLY or case.rules.forced is not None
+    if wins or any(j.free for j in strong):
         return list(ranked)
-    return [_asked(j) if j in able and j not in strong else j for j in ranked]
+    competes = any(not j.blocks for j in strong)
+    named = [j.facts.backend for j in ranked]
+
+    def aside(judged: Judged) -> bool:
+        """A weak one that is too dear would have to face the strong that its yes lets in."""
+        rivals = bool(strong) if judged.blocks else competes
+        return judged.facts.fit.weak and judged.within_reach and rivals
+
+    return [_asked(j, sole=named.count(j.facts.backend) == 1) if aside(j) else j for j in ranked]
 
 
-def _asked(judged: Judged) -> Judged:
+def _asked(judged: Judged, *, sole: bool) -> Judged:
     facts = judged.facts
-    why = _WEAK[facts.fit.value == "cpu"]
-    return judged._replace(
-        consents=[*judged.consents, Consent("weak", why, f"--backend {facts.backend}")]
-    )
+    flag = f"--backend {facts.backend if sole else facts.key}"
+    consent = Consent("weak", _WEAK[facts.fit is Fit.CPU], flag)
+    return judged._replace(consents=[*judged.consents, consent])
 
 
 def _rank(facts: Facts, case: Case) -> tuple[Any, ...]:
@@ -282,7 +295,7 @@ def _praise(facts: Facts, case: Case, *, first: bool) -> str:
     if rules.forced is not None:
         return f"--backend says so; {facts.why}" if facts.why else "--backend says so"
     if facts.fit.weak:
-        return "it has no GPU" if facts.fit.value == "cpu" else "its GPU is below the minimum"
+        return "it has no GPU" if facts.fit is Fit.CPU else "its GPU is below the minimum"
     best = {
         Policy.CHEAPEST: "the cheapest that can do it",
         Policy.FASTEST: "the fastest that can do it",
@@ -298,7 +311,7 @@ def _notes(ready: Sequence[Judged]) -> Iterator[str]:
         return
     facts = ready[0].facts
     if facts.fit.weak:
-        lacks = "has no GPU" if facts.fit.value == "cpu" else "has a GPU below the minimum"
+        lacks = "has no GPU" if facts.fit is Fit.CPU else "has a GPU below the minimum"
         time = "it is not known how long it takes"
         if facts.seconds is not None:
             time = f"expect {facts.seconds.low / 60:.0f} to {facts.seconds.high / 60:.0f} minutes"
