@@ -566,6 +566,7 @@ def _option(r: Random, n: int) -> Option:
         expect_s=30.0,
         deadline_s=90.0,
         queue_s=r.choice([15.0, 40.0]),
+        patience_s=r.choice([100.0, 600.0]),
         cancels=r.random() < 0.7,
         looks_up=r.random() < 0.5,
         replays=r.random() < 0.3,

@@ -17,12 +17,16 @@ def follow(turn: Turn, attempt: Attempt, at: float) -> None:
     """Wait for its end; one that is to stop is stopped at once, and looked at."""
     option = turn.option(attempt.n)
     begun = attempt.accepted_at if attempt.accepted_at is not None else at
-    until = at if attempt.stage is Stage.STOPPING else begun + option.deadline_s
+    longest = begun + option.deadline_s + (option.patience_s if option.cancels else option.queue_s)
+    until = at if attempt.stage is Stage.STOPPING else longest
     # Whether it waits still is not known before this very look: it may run since long.
     asked = turn.call(attempt, "follow", accepted_at=begun, queued=False)
     turn.do(Follow(asked.n, asked.call, asked.handle or "", until))
-    if option.cancels and attempt.stage is Stage.ACCEPTED and not attempt.started:
+    if attempt.stage is not Stage.ACCEPTED:
+        return
+    if option.cancels and not attempt.started:
         turn.do(Wait(asked.n, asked.call, max(at, begun + option.queue_s)))
+    turn.do(Wait(asked.n, asked.call, max(at, rules.runs_until(turn.job, asked))))
 
 
 def stop(turn: Turn, attempt: Attempt, at: float) -> None:
@@ -54,11 +58,14 @@ def give_up(turn: Turn, attempt: Attempt, trouble: Trouble, at: float) -> None:
     go_on(turn, at)
 
 
-def left_the_queue(turn: Turn, attempt: Attempt, at: float) -> None:
-    """Cancel what was queued for too long; only a confirmed cancel lets the next one begin."""
+def look_at_the_time(turn: Turn, attempt: Attempt, at: float) -> None:
+    """Cancel what is queued or runs for too long; only once that is confirmed another begins."""
+    option = turn.option(attempt.n)
     if rules.leaves_queue(turn.job, attempt, at):
-        option = turn.option(attempt.n)
         turn.tell(f"{option.key}: queued for {option.queue_s:.0f} s; cancelling", n=attempt.n)
+        stop(turn, attempt, at)
+    elif rules.runs_too_long(turn.job, attempt, at):
+        turn.tell(f"{option.key}: it runs for {option.deadline_s:.0f} s; stopping", n=attempt.n)
         stop(turn, attempt, at)
 
 
@@ -66,14 +73,17 @@ def queued(turn: Turn, event: Queued) -> None:
     """It waits: for too long already, perhaps."""
     attempt = turn.job.find(event.n)
     if attempt is not None and attempt.awaits == "follow":
-        left_the_queue(turn, turn.put(attempt, queued=True), event.at)
+        look_at_the_time(turn, turn.put(attempt, queued=True), event.at)
 
 
 def started(turn: Turn, event: Started) -> None:
     """From now on it is waited for."""
     attempt = turn.job.find(event.n)
-    if attempt is not None and attempt.alive:
-        turn.put(attempt, started=True)
+    if attempt is None or not attempt.alive or attempt.started:
+        return
+    now = turn.put(attempt, started=True, started_at=event.at)
+    if now.awaits == "follow":
+        turn.do(Wait(now.n, now.call, rules.runs_until(turn.job, now)))
 
 
 def succeeded(turn: Turn, event: Succeeded) -> None:

@@ -101,6 +101,24 @@ def leaves_queue(job: Job, attempt: Attempt, at: float) -> bool:
     return at >= (attempt.accepted_at or 0.0) + option.queue_s
 
 
+def runs_too_long(job: Job, attempt: Attempt, at: float) -> bool:
+    """Whether its time is over. The time in a queue does not count, where it is told of.
+
+    What has no cancel is waited for as long as it is followed: giving up early saves nothing.
+    """
+    if not job.options[attempt.n].cancels:
+        return False
+    if attempt.stage is not Stage.ACCEPTED or (attempt.queued and not attempt.started):
+        return False
+    return at >= runs_until(job, attempt)
+
+
+def runs_until(job: Job, attempt: Attempt) -> float:
+    """Return when its time is over, counted from its start, else from its acceptance."""
+    known = (t for t in (attempt.started_at, attempt.accepted_at) if t is not None)
+    return next(known, 0.0) + job.options[attempt.n].deadline_s
+
+
 def asks_again_to_stop(job: Job, attempt: Attempt) -> bool:
     """Whether to repeat a cancel that was not confirmed."""
     return job.options[attempt.n].cancels and attempt.stops < job.rules.stops

@@ -16,11 +16,13 @@ class Option:
     reserve_microusd: int = 0
     """The worst case: held before anything is sent, and counted where nobody tells the bill."""
     expect_s: float = 60.0
-    """From acceptance to the result."""
+    """From its start to the result."""
     deadline_s: float = 180.0
-    """After which it is stopped, by the server too: about three times `expect_s`."""
+    """Of running, after which it is stopped, by the server too: about three times `expect_s`."""
     queue_s: float = 120.0
     """How long it may wait for a worker before the next option is better."""
+    patience_s: float = 3600.0
+    """How long it may wait where there is no other."""
     cancels: bool = False
     """A cancel is confirmed, and ends the bill. Without it what is accepted is spent."""
     looks_up: bool = False
@@ -123,6 +125,7 @@ class Attempt:
     accepted_at: float | None = None
     started: bool = False
     """A worker was seen to have it."""
+    started_at: float | None = None
     queued: bool = False
     """It was seen to wait for one, since it is followed."""
     resumed: bool = False

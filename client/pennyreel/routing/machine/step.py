@@ -95,7 +95,7 @@ _THEN: dict[str, Callable[[Turn, Attempt, float], None]] = {
     "pause_follow": following.follow,
     "pause_fetch": _fetch_again,
     "block": _plan_again,
-    "follow": following.left_the_queue,
+    "follow": following.look_at_the_time,
 }
 
 _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
