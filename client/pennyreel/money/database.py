@@ -35,9 +35,10 @@ _WRITES = "pennyreel_writes"
 _TURN = text(
     f"SELECT set_config('lock_timeout', '{BUSY_S}s', true),"
     # A client that was stopped in the middle of a write must not stop all others.
-    f" set_config('idle_in_transaction_session_timeout', '{BUSY_S // 2}s', true)"
+    f" set_config('idle_in_transaction_session_timeout', '{BUSY_S // 2}s', true),"
+    " pg_advisory_xact_lock(7366956737)"
 )
-_LOCK = text("SELECT pg_advisory_xact_lock(7366956737)")
+"""One statement, evaluated from left to right; what is read after it sees every former write."""
 _OURS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 """Errors that a bug of this package makes, and no setting cures."""
 
@@ -119,7 +120,6 @@ class Database:
         with self._connection(writes=True) as connection:
             if self.postgres:
                 connection.execute(_TURN)
-                connection.execute(_LOCK)
             yield connection
 
     def close(self) -> None:
