@@ -8,8 +8,8 @@ from money.children import together
 from money.support import Place, reserve
 from pennyreel.money.caps import Scope
 
-PROCESSES, ROUNDS = 16, 40
-CAP = 100_000
+PROCESSES, ROUNDS = 16, 20
+CAP = 50_000
 """Micro-dollars; about a third of what the processes ask for."""
 
 

@@ -78,7 +78,7 @@ def test_jobs_are_listed_by_state_and_label_newest_first(ledger: Ledger, clock: 
     assert [j.job_id for j in ledger.jobs(limit=2)] == ["j5", "j4"]
     assert [j.job_id for j in ledger.jobs(labels=Labels(project="ad"))] == ["j4", "j2", "j0"]
     assert [j.state for j in ledger.jobs()][-3:] == ["unknown", "done", "open"]
-    with pytest.raises(BadRequest, match="States: open, done"):
+    with pytest.raises(BadRequest, match="no job is in state 'lost'"):
         ledger.jobs(state="lost")
 
 

@@ -243,7 +243,8 @@ def _full(connection: Connection, given: str) -> str:
     begun = ids.where(jobs.c.job_id.startswith(given, autoescape=True)).limit(2)
     found = connection.execute(begun).scalars().all()
     if len(found) != 1 or not given:
-        told = "several jobs begin so" if found else "there is no such job in the ledger"
+        several = bool(given and found)
+        told = "several jobs begin so" if several else "there is no such job in the ledger"
         raise _no_job(given, told)
     return str(found[0])
 
