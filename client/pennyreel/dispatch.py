@@ -218,7 +218,10 @@ class Dispatch:
         return problem
 
     def _rules(self, terms: Terms) -> Rules:
-        return routes.rules_of(terms, default_backend=self._settings.backend)
+        own = any(
+            one.cap.scope.kind == "all" and one.cap.period == "day" for one in self.ledger.budgets()
+        )
+        return routes.rules_of(terms, default_backend=self._settings.backend, budgeted=own)
 
     def _catalog(self) -> Catalog:
         file = str(self._settings.config_file or "the config file")

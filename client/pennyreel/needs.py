@@ -31,8 +31,8 @@ def of_template(template: Template, rendered: Rendered, *, seed: bool = False) -
         steps=_whole(values.get("steps")),
         models=tuple((m.folder, m.name) for m in rendered.models),
         node_packs=packs,
-        vram_min_bytes=template.needs.vram_min_bytes or None,
-        vram_good_bytes=template.needs.vram_comfortable_bytes or None,
+        vram_min_bytes=template.needs.vram_min_bytes,
+        vram_good_bytes=template.needs.vram_comfortable_bytes,
         profile=template.name,
         size=_size(template, values),
     )

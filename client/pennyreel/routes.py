@@ -7,15 +7,14 @@ from typing import Any
 
 from pennyreel.backends import registry
 from pennyreel.books import Priced
-from pennyreel.errors import Code, error
-from pennyreel.money.amounts import microusd
 from pennyreel.money.caps import Cap, Scope
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.pricing import settled
 from pennyreel.need import Abilities, Usage
 from pennyreel.routing.decision import Decision, Verdict
-from pennyreel.routing.facts import DAY_LIMIT, JOB_LIMIT, Facts, Place, Policy, Rules
+from pennyreel.routing.facts import Facts, Rules
 from pennyreel.routing.machine import Option
+from pennyreel.routing.rules import read_rules
 from pennyreel.terms import Terms
 
 SLACK = 3.0
@@ -30,33 +29,33 @@ GRAPHS = frozenset({"comfyui", "dev", "runpod"})
 """Backends on which the same ComfyUI graph fails in the same way."""
 
 
-def rules_of(terms: Terms, *, default_backend: str | None = None) -> Rules:
+def rules_of(terms: Terms, *, default_backend: str | None = None, budgeted: bool = False) -> Rules:
     """Return the policy's rules.
+
+    Args:
+        terms: the caller's.
+        default_backend: what the settings say, where the caller says nothing.
+        budgeted: the user has a day's budget of his own, which the ledger holds him to.
 
     Raises:
         BadRequest: naming the term that makes no sense.
 
     """
-    order = tuple(terms.get("order") or ())
-    policy = terms.get("policy") or ("order" if order else "cheapest")
-    forced = terms.get("backend") or default_backend
-    for name in (*order, *(terms.get("forbid") or ()), *([forced] if forced else ())):
-        registry.check(name.partition(":")[0])
-    most, day = terms.get("max_cost"), terms.get("day_limit")
-    places = terms.get("places")
-    return Rules(
-        policy=_one_of(Policy, policy, "policy"),
-        order=order,
-        max_cost=None if most is None else microusd(most, "max_cost"),
-        job_limit=JOB_LIMIT,
-        day_limit=DAY_LIMIT if day is None else microusd(day, "day_limit"),
+    day = terms.get("day_limit")
+    if day is None and budgeted:
+        day = "none"
+    return read_rules(
+        terms.get("policy"),
+        max_cost=terms.get("max_cost"),
+        day_limit=day,
         deadline_s=terms.get("deadline_s"),
-        kinds=None if places is None else frozenset(_one_of(Place, p, "place") for p in places),
-        forbidden=frozenset(terms.get("forbid") or ()),
-        forced=forced,
+        on=terms.get("places") or (),
+        forbid=terms.get("forbid") or (),
+        backend=terms.get("backend") or default_backend,
         private=terms.get("private", False),
         allow_unknown_price=terms.get("allow_unknown_price", False),
         allow_slow=terms.get("allow_slow", False),
+        known=(*registry.names(), *registry.NAMED_ONLY),
     )
 
 
@@ -126,16 +125,6 @@ def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
         consented=consented,
         engine="comfyui" if facts.backend in GRAPHS else facts.backend,
     )
-
-
-def _one_of(kind: type[Any], value: str, what: str) -> Any:
-    try:
-        return kind(value)
-    except ValueError:
-        allowed = ", ".join(str(one.value) for one in kind)
-        raise error(
-            Code.BAD_REQUEST, f"there is no {what} {value!r}", hint=f"There are: {allowed}"
-        ) from None
 
 
 def labels_of(terms: Terms, template: str | None) -> dict[str, str | None]:

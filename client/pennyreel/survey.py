@@ -21,7 +21,7 @@ from pennyreel.money import estimates
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.estimates import Hint, Sample, Seconds
 from pennyreel.money.ledger import Ledger
-from pennyreel.money.pricing import price
+from pennyreel.money.pricing import clip_price, price
 from pennyreel.money.records import Labels
 from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.routing.breaker import from_json
@@ -72,7 +72,7 @@ class Survey:
         Never raises for a backend's sake: one that cannot be asked is not available, and why.
         """
         wanted = list(self._candidates(named))
-        own = None if need.vram_min_bytes in {None, 0} else self.devices(self.settings)
+        own = None if need.vram_min_bytes == 0 else self.devices(self.settings)
         with ThreadPoolExecutor(max(1, len(wanted)), "survey") as pool:
             asked = [pool.submit(self._one, need, name, target, own) for name, target in wanted]
             wait(asked)
@@ -120,11 +120,12 @@ class Survey:
         )
 
     def _closed(self, name: str, problem: PennyreelError) -> Facts:
-        usage = Usage(f"{name}/*", Unit.RUN, 1.0)
+        way = next((w for w in self.catalog.ways if w.backend == name), None)
+        nobody = price(Usage(name, Unit.RUN, 1.0), self.catalog)
         return Facts(
             backend=name,
             abilities=_ANYTHING,
-            price=price(usage, self.catalog),
+            price=nobody if way is None else clip_price(way, self.catalog),
             place=_PLACES.get(name, Place.HOSTED),
             available=False,
             why=str(problem),

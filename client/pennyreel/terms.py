@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from typing_extensions import TypedDict
 
@@ -10,16 +10,14 @@ from typing_extensions import TypedDict
 class Terms(TypedDict, total=False):
     """What a job may cost and where it may go. All may be left out."""
 
-    policy: str
-    """cheapest (the default), fastest, best, local-only, or order."""
-    order: Sequence[str]
-    """Backends by name, in the order to try them in."""
+    policy: str | None
+    """cheapest (the default), fastest, best, local-only, or your own order: "comfyui,runpod"."""
     backend: str | None
     """This one or none."""
     max_cost: str | float | None
     """Dollars that the job may cost at most, moves to dearer backends included."""
     day_limit: str | float | None
-    """Dollars that a day may cost; 2 unless set."""
+    """Dollars that a day may cost, or "none"; 2, unless you have set a day's budget."""
     deadline_s: float | None
     """The result has to be there so soon: slower backends do not compete."""
     places: Collection[str] | None

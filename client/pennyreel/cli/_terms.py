@@ -9,10 +9,9 @@ import click
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-POLICIES = ("cheapest", "fastest", "best", "local-only")
 PLACES = ("local", "own", "rented", "hosted")
 _TERMS = (
-    "policy", "order", "backend", "max_cost", "day_limit", "deadline_s", "places", "forbid",
+    "policy", "backend", "max_cost", "day_limit", "deadline_s", "places", "forbid",
     "private", "allow_slow", "allow_unknown_price", "project", "user",
 )  # fmt: skip
 
@@ -41,9 +40,9 @@ def wish_options(function: _F) -> _F:
 def terms_options(function: _F) -> _F:
     """Add what a job may cost and where it may go."""
     for option in reversed((
-        click.option("--policy", type=click.Choice(POLICIES), default=None,
-                     help="What counts most.  [default: cheapest]"),
-        click.option("--order", metavar="A,B,…", help="Your own order of backends."),
+        click.option("--policy", metavar="POLICY",
+                     help="cheapest, fastest, best, local-only, or backends in your own order: "
+                     "comfyui,runpod.  [default: cheapest]"),
         click.option("--backend", metavar="NAME", help="This one or none."),
         click.option("--max-cost", metavar="USD", help="What the job may cost at most."),
         click.option("--day-limit", metavar="USD", help="What a day may cost.  [default: 2]"),
@@ -64,13 +63,12 @@ def terms_options(function: _F) -> _F:
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Return the library's options for those of the command line."""
-    size, order = options.pop("size", None), options.get("order")
+    size = options.pop("size", None)
     if size is not None:
         width, by, height = size.lower().partition("x")
         if not (by and width.isdigit() and height.isdigit()):
             raise click.UsageError(f"--size takes WIDTHxHEIGHT, not {size!r}")
         options |= {"width": int(width), "height": int(height)}
-    options["order"] = [n for n in (order or "").replace(" ", "").split(",") if n]
     options["places"] = options.get("places") or None
     if "format_" in options:
         options["format"] = options.pop("format_")

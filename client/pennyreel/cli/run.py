@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from pennyreel.cli._terms import given, terms_options
 from pennyreel.cli.common import echo_json, finish, interrupts, output_options, pairs, say
 
 
@@ -29,8 +31,12 @@ from pennyreel.cli.common import echo_json, finish, interrupts, output_options, 
     help="Give a file to a node; NODE alone where it has one file input.",
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For every seed in the graph.")
-@click.option("--backend", metavar="NAME", help="comfyui, runpod or dev.  [default: choose]")
-@click.option("--no-wait", is_flag=True, help="Print the job's handle and leave it running.")
+@terms_options
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Print the job's handle and leave it running; not booked, and not moved elsewhere.",
+)
 @output_options
 def command(
     *,
@@ -39,38 +45,44 @@ def command(
     params: tuple[str, ...],
     inputs: tuple[str, ...],
     seed: int | None,
-    backend: str | None,
     no_wait: bool,
     out_dir: Path | None,
     timeout_s: float | None,
     as_json: bool,
     json_lines: bool,
+    **options: Any,
 ) -> None:
     """Run WORKFLOW and save what it makes.
 
     WORKFLOW is a file or URL in ComfyUI's API format (Workflow > Export (API)), or the name of a
-    template. The saved files' paths are printed, one a line.
+    template. It goes to the best backend by your policy, as `pennyreel quote` shows, and moves on
+    where one fails, never paying twice. The saved files' paths are printed, one a line.
     """
+    from pennyreel.cli.generate import asker
     from pennyreel.client import Client
 
     given_sets = pairs(sets, "--set")
     given_params = pairs(params, "--param")
     given_inputs = pairs(inputs, "--input")
-    with Client(backend=backend) as client:
-        with interrupts():
-            job = client.submit(
-                workflow,
-                set_text=given_sets,
-                parameters_text=given_params,
-                inputs=given_inputs,
-                seed=seed,
-                timeout_s=timeout_s,
-                out_dir=out_dir,
-            )
+    work: Any = {
+        "set_text": given_sets,
+        "parameters_text": given_params,
+        "inputs": given_inputs,
+        "seed": seed,
+        "timeout_s": timeout_s,
+        "out_dir": out_dir,
+    }
+    told = given(options)
+    with Client(backend=told.get("backend")) as client:
         if not no_wait:
+            with interrupts():
+                job = client.route(workflow, ask=asker(yes=False), **work, **told)
             finish(job, as_json=as_json, json_lines=json_lines)
-        elif as_json or json_lines:
-            echo_json({"job_id": job.id, "handle": str(job.handle)})
-        else:
-            click.echo(str(job.handle))
-            say(f"fetch it with: pennyreel result '{job.handle}'")
+            return
+        with interrupts():
+            left = client.submit(workflow, **work)
+    if as_json or json_lines:
+        echo_json({"job_id": left.id, "handle": str(left.handle)})
+    else:
+        click.echo(str(left.handle))
+        say(f"fetch it with: pennyreel result '{left.handle}'")

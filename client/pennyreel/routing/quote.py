@@ -123,7 +123,8 @@ def _lines(quoted: Quote) -> Iterator[str]:
     head = ("", "backend", "price", "certainty", "time", "quality", "why")
     yield from table([head, *(_row(c) for c in quoted.rows)])
     for candidate in quoted.rows:
-        told = [*candidate.fixes, *(c.flag for c in candidate.consents)]
+        asked = candidate.verdict in {Verdict.CONSENT, Verdict.TOO_DEAR}
+        told = [*candidate.fixes, *(c.flag for c in candidate.consents if asked)]
         if told and candidate.verdict not in {Verdict.CHOSEN, Verdict.NEXT}:
             yield f"{candidate.key}, to have it: {'; '.join(dict.fromkeys(told))}"
     yield ""
