@@ -148,6 +148,7 @@ MUTATIONS: dict[str, Mutation] = {
     "a backend listed twice is tried twice": _rule("next_option", _every_option_again),
     "one cancel is enough": _rule("asks_again_to_stop", _never),
     "a running job is left like a queued one": _rule("leaves_queue", _runs_are_left),
+    "a job that hangs runs on": _rule("runs_too_long", _never),
     "a stopped attempt costs nothing": _rule("owed", lambda *_: 0),
     "Retry-After is not heard": _rule("pause_s", lambda _r, _t, jitter, _a=None: jitter),
     "a submit is not written down": _unrecorded,

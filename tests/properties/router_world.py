@@ -106,6 +106,7 @@ class World:
         self.heap: list[tuple[float, int, ev.Event]] = []
         self.serial = 0
         self.following: dict[int, tuple[int, float]] = {}
+        self.settled_at: dict[int, float] = {}
         self.job: Job | None = None
 
     # -- the play ------------------------------------------------------------------------------
@@ -293,6 +294,7 @@ class World:
 
     def settle(self, e: do.Settle) -> None:
         self.books.settle(e.n, e.stage, e.microusd, e.trouble)
+        self.settled_at.setdefault(e.n, self.now)
 
     def fetch(self, e: do.Fetch) -> None:
         if self.random.random() < self.unkind_storage:
@@ -455,11 +457,21 @@ class World:
         submitted = [n for n, r in enumerate(self.remotes) if r.submits]
         keys = [self.options[n].key for n in submitted]
         assert len(keys) == len(set(keys)), "a backend was tried twice"
+        for n in self.settled_at:
+            assert self._in_time(n), f"option {n} ran for too long"
         outcome = books.outcome
         assert outcome is not None
         assert not self.made or outcome in {Outcome.DONE, Outcome.UNFETCHED}, "a result was lost"
         assert not self.must_succeed() or outcome is Outcome.DONE, "it could have succeeded"
         _ENDS[outcome](self)
+
+    def _in_time(self, n: int) -> bool:
+        """Whether a job that hangs cost no more than its deadline, where its backend is honest."""
+        remote, option, temper = self.remotes[n], self.options[n], self.remotes[n].temper
+        honest = temper.loses + temper.lies + temper.silent + temper.unconfirmed == 0
+        if self.crashes or not honest or not option.cancels or remote.starts_at is None:
+            return True
+        return self.settled_at[n] <= remote.starts_at + option.deadline_s + 5
 
     def must_succeed(self) -> bool:
         """Whether the rules allowed all moves, and some backend works.
