@@ -29,7 +29,13 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--state", type=click.Choice(STATES), help="Only these.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000),
+    default=20,
+    show_default=True,
+    help="At most so many.",
+)
 @_json
 def list_(*, state: str | None, limit: int, as_json: bool) -> None:
     """List jobs, the newest first."""
