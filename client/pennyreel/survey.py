@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pennyreel import localcomfy
 from pennyreel.backends import registry
@@ -25,7 +25,7 @@ from pennyreel.money.pricing import clip_price, price
 from pennyreel.money.records import Labels
 from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.routing.breaker import from_json
-from pennyreel.routing.facts import Facts, Fit, Left, Place
+from pennyreel.routing.facts import Facts, Fit, Left, Place, names
 from pennyreel.types import Health
 from pennyreel_comfy import templates
 
@@ -76,7 +76,9 @@ class Survey:
         with ThreadPoolExecutor(max(1, len(wanted)), "survey") as pool:
             asked = [pool.submit(self._one, need, name, target, own) for name, target in wanted]
             wait(asked)
-            return [future.result() for future in asked]
+            found = [future.result() for future in asked]
+        # One that is named is tried, whatever its health: its own refusal says more.
+        return [replace(f, available=f.available or _named(f, named)) for f in found]
 
     def _candidates(self, named: str | None) -> Iterator[tuple[str, str | None]]:
         for name in registry.names():
@@ -187,6 +189,10 @@ class Survey:
                 resets = str(one.to_json()["resets"] or "")
                 found.append(Left(str(scope), one.cap.period, one.left, resets, raise_it))
         return tuple(found)
+
+
+def _named(facts: Facts, named: str | None) -> bool:
+    return bool(facts.target) and named is not None and names(named, facts)
 
 
 def _place(name: str, target: str) -> Place:

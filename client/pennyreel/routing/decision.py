@@ -182,12 +182,15 @@ class Decision:
                 hint="Allow it: " + "\nor: ".join(ways),
                 detail={"decision": self.to_json()},
             )
-        fixes = [fix for c in self.candidates for fix in c.fixes]
+        # What the user has ruled out himself is no news, unless there is nothing else.
+        told = [c for c in self.candidates if c.verdict is not Verdict.FORBIDDEN]
+        told = told or list(self.candidates)
+        fixes = [fix for c in told for fix in c.fixes]
         wait = self.retry_after_s
         return error(
             self._code(),
             "no backend can do this job: "
-            + ("; ".join(f"{c.key}: {c.reasons[0]}" for c in self.candidates) or "there is none"),
+            + ("; ".join(f"{c.key}: {c.reasons[0]}" for c in told) or "there is none"),
             hint="\n".join(dict.fromkeys(fixes)) or "See what there is: pennyreel doctor",
             retryable=wait is not None,
             detail={
@@ -203,6 +206,8 @@ class Decision:
             return Code.BAD_REQUEST
         if any(c.verdict is Verdict.UNAVAILABLE and c.fixes for c in self.candidates):
             return Code.NOT_CONFIGURED
+        if Verdict.OVER_BUDGET in verdicts:
+            return Code.BUDGET_EXCEEDED
         return Code.BACKEND_UNAVAILABLE
 
 
