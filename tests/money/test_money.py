@@ -256,7 +256,8 @@ def test_a_job_has_one_living_attempt_at_a_time(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("amount", "certainty"), [(-1, "known"), (1.5, "known"), (True, "known"), (1, "sure")]
+    ("amount", "certainty"),
+    [(-1, "known"), (1.5, "known"), (True, "known"), (1, "sure"), (10**16, "known")],
 )
 def test_what_is_no_amount_is_refused(ledger: Ledger, amount: int, certainty: str) -> None:
     with pytest.raises(BadRequest):

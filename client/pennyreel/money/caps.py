@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, true
 
 from pennyreel.errors import Code, PennyreelError, error
-from pennyreel.money.amounts import dollars
+from pennyreel.money.amounts import MOST, dollars
 from pennyreel.money.periods import PERIODS, bounds, stamp
 from pennyreel.money.records import check_name
 from pennyreel.money.tables import attempts, budgets, entries
@@ -62,8 +62,8 @@ class Cap:
     def __post_init__(self) -> None:
         if self.period not in PERIODS:
             raise error(Code.BAD_REQUEST, f"{self.period!r} is no period: {', '.join(PERIODS)}")
-        if self.limit < 0:
-            raise error(Code.BAD_REQUEST, f"the cap of {self.scope} is negative")
+        if not 0 <= self.limit <= MOST:
+            raise error(Code.BAD_REQUEST, f"the cap of {self.scope} is no amount: {self.limit}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, select, update
 
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.money.alerts import Alert, crossed
-from pennyreel.money.amounts import dollars
+from pennyreel.money.amounts import MOST, dollars
 from pennyreel.money.book import Book
 from pennyreel.money.caps import Cap, applies, caps_on, check
 from pennyreel.money.jobbook import find_attempt
@@ -84,22 +84,12 @@ class MoneyBook(Book):
             labels = {"backend": backend, **_labels(job)}
             own = [c for c in caps if applies(c, labels)]
             limits = [*caps_on(connection, labels), *own]
-            now = self.now_ms()
             if limits and certainty == "unknown" and not amount and not unpriced:
                 raise _unpriced(limits[0])
+            now = self.now_ms()
             check(connection, limits, amount, now)
-            self._follows = True
-            connection.execute(
-                attempts.insert().values(
-                    attempt_id=attempt_id,
-                    job_id=job_id,
-                    backend=backend,
-                    target=target,
-                    state="intended",
-                    intended_ms=now,
-                    claimed_by=self._owner,
-                    claimed_until_ms=now + int(claim_s * 1000),
-                )
+            self._intend(
+                connection, attempt_id, job_id, backend, target, now_ms=now, claim_s=claim_s
             )
             self._add(
                 connection, attempt_id, kind="reserve", reserved=amount, booked_ms=now,
@@ -258,6 +248,31 @@ class MoneyBook(Book):
             )
         return job
 
+    def _intend(
+        self,
+        connection: Connection,
+        attempt_id: str,
+        job_id: str,
+        backend: str,
+        target: str,
+        *,
+        now_ms: int,
+        claim_s: float,
+    ) -> None:
+        self._follows = True
+        connection.execute(
+            attempts.insert().values(
+                attempt_id=attempt_id,
+                job_id=job_id,
+                backend=backend,
+                target=target,
+                state="intended",
+                intended_ms=now_ms,
+                claimed_by=self._owner,
+                claimed_until_ms=now_ms + int(claim_s * 1000),
+            )
+        )
+
     def _same(
         self, connection: Connection, old: Attempt, asked: tuple[str, str, str, int]
     ) -> Attempt:
@@ -329,7 +344,7 @@ def _booked(first: Row[Any]) -> dict[str, Any]:
 
 
 def _check_amount(amount: int, certainty: str) -> None:
-    if type(amount) is not int or amount < 0:
+    if type(amount) is not int or not 0 <= amount <= MOST:
         raise error(Code.BAD_REQUEST, f"{amount!r} is no amount of micro-dollars")
     if certainty not in CERTAINTIES:
         raise error(Code.BAD_REQUEST, f"{certainty!r} is none of {', '.join(CERTAINTIES)}")
