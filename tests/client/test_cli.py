@@ -185,6 +185,8 @@ def test_an_unknown_outcome_exits_7(
     monkeypatch.setenv("RUNPOD_API_KEY", KEY)
     monkeypatch.setenv("RUNPOD_ENDPOINT_ID", "ep")
     monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", f"{scripted(lambda _: None).url}/v2")
+    assert cli("run", graph, "--backend", "runpod").code == 2, "its price is not known"
+    monkeypatch.setenv("PENNYREEL_RUNPOD_GPU", "AMPERE_24")
     assert cli("run", graph, "--backend", "runpod").code == 7
 
 
@@ -194,7 +196,7 @@ def test_a_bug_exits_1_in_one_line_and_shows_its_traceback_when_asked(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(Client, "submit", broken)
+    monkeypatch.setattr(Client, "route", broken)
     ran = cli("run", graph, "--json")
     assert ran.code == 1
     assert "ZeroDivisionError" in ran.err
