@@ -96,6 +96,7 @@ def run(
     concurrency: int = CONCURRENCY,
     on_event: OnEvent | None = None,
     on_end: OnEnd | None = None,
+    on_stop: Callable[[], None] | None = None,
 ) -> list[Outcome]:
     """Start each job, so many at a time, and return what became of each, in their order.
 
@@ -104,13 +105,14 @@ def run(
         concurrency: of jobs.
         on_event: called in this thread with a job's place, from 0, and each event.
         on_end: the same, with its result or error.
+        on_stop: called before what runs is cancelled.
 
     After a budget's refusal nothing more is sent. Ctrl-C, or an exception out of a callback,
     cancels what runs and waits until that is confirmed; `on_end` still hears of each; then it is
     passed on.
 
     """
-    return _Batch(starts, on_event, on_end).run(checked(concurrency))
+    return _Batch(starts, on_event, on_end, on_stop).run(checked(concurrency))
 
 
 class _Batch:
@@ -121,10 +123,12 @@ class _Batch:
         starts: Sequence[Callable[[], Following]],
         on_event: OnEvent | None,
         on_end: OnEnd | None,
+        on_stop: Callable[[], None] | None,
     ) -> None:
         self._starts = starts
         self._on_event = on_event or (lambda *_: None)
         self._on_end = on_end or (lambda *_: None)
+        self._on_stop = on_stop or (lambda: None)
         self._news: queue.Queue[tuple[int, JobEvent | Outcome | _Broken]] = queue.Queue()
         self._lock = threading.Lock()
         self._next = 0
@@ -207,6 +211,7 @@ class _Batch:
         with self._lock:
             self._left = True
             running = dict(self._running)
+        self._on_stop()
         stopping = [
             threading.Thread(target=self._cancel, args=(n, job), daemon=True)
             for n, job in running.items()
