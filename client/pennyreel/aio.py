@@ -370,15 +370,23 @@ async def _unsend(call: asyncio.Future[Any]) -> None:
 
 
 async def _all(tasks: list[asyncio.Future[None]]) -> None:
-    """Wait for all; the first exception, or a cancel, cancels the others and waits for them."""
+    """Wait for all; the first exception, or a cancel, cancels the others and waits for them.
+
+    Not `gather`, which hands a cancel on by itself: a second one would leave without waiting.
+    """
+    if not tasks:
+        return
     try:
-        await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        running = [task for task in tasks if not task.done()]
+        for task in running:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
-        raise
+        if running:
+            await asyncio.wait(running)
+    problems = [task.exception() for task in tasks if not task.cancelled()]
+    for problem in filter(None, problems):
+        raise problem
 
 
 def _placed(on_event: batch.OnEvent, n: int) -> OnEvent:
