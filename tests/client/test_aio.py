@@ -129,6 +129,26 @@ def test_cancelling_the_waiting_task_cancels_the_job_and_confirms_it() -> None:
     play(story)
 
 
+def test_a_second_cancel_leaves_at_once_and_close_still_waits_for_the_confirmation() -> None:
+    async def story() -> None:
+        async with AsyncClient(**settings(run_s="600")) as client:
+            running = asyncio.Event()
+            task = asyncio.ensure_future(
+                client.generate("a boat", on_event=lambda _: running.set())
+            )
+            await running.wait()
+            for _ in range(2):
+                task.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            ledger = client.dispatch.ledger
+            await asyncio.gather(*client._stopping)
+            assert [job.outcome for job in ledger.jobs()] == ["cancelled"]
+
+    play(story)
+
+
 def test_a_job_that_was_being_sent_when_its_task_was_cancelled_does_not_run_on() -> None:
     async def story() -> None:
         async with AsyncClient(**settings(run_s="600")) as client:

@@ -92,7 +92,7 @@ def test_no_more_run_at_once_than_allowed(many: Many, concurrency: int) -> None:
         if isinstance(event, Finished):
             running.discard(n)
 
-    many(settings("run_s=0.3"), WISHES[:4], concurrency=concurrency, on_event=see)
+    many(settings("run_s=0.15"), WISHES[:3], concurrency=concurrency, on_event=see)
     assert most == concurrency
 
 

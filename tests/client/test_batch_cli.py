@@ -155,6 +155,12 @@ def test_a_line_that_is_wrong_is_named_before_anything_is_sent(
     assert jobs() == []
 
 
+def test_a_file_that_is_not_there_or_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\xff")
+    for name in ("none.txt", "x.png"):
+        assert run(["batch", str(tmp_path / name)]) == 2
+
+
 def test_a_budget_that_is_spent_leaves_the_rest_unsent(cli: Cli, home: Path) -> None:
     home.mkdir()
     (home / "prices.toml").write_text("[prices.simulated]\nusd = 0.02\n")
@@ -196,7 +202,7 @@ def begin(tmp_path: Path, out: Path) -> Iterator[Begin]:
         opened.append(
             subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, "batch", str(file), "--json", *SIMULATED],
-                env={**os.environ, "PENNYREEL_SIMULATED": "run_s=4"},
+                env={**os.environ, "PENNYREEL_SIMULATED": "run_s=2.5"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -235,7 +241,7 @@ def test_jobs_of_a_batch_that_was_killed_are_waited_for_not_sent_again(
     started = begin("one\ntwo\n")
     started.kill()
     started.communicate(timeout=30)
-    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=4")
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=2.5")
     ran = cli("one\ntwo\nthree\n", "--json")
     assert ran.code == 0, ran.err
     assert [r["outcome"] for r in ran.json["results"]] == ["done"] * 3

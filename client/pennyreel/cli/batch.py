@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command("batch")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.argument("file", metavar="FILE")
 @click.option("--concurrency", type=click.IntRange(min=1), default=4, show_default=True,
               metavar="N", help="How many run at once.")  # fmt: skip
 @click.option("--again", is_flag=True, help="Also what was done before.")
@@ -48,7 +48,7 @@ def command(
 ) -> None:
     """Make what FILE wishes, one a line, a few at a time.
 
-    A line is a prompt, or a JSON object: {"prompt": "a boat", "seed": 7, "max_cost": "0.02"}. Other
+    FILE may be - for stdin. A line is a prompt, or a JSON object: {"prompt": "a boat", "seed": 7, "max_cost": "0.02"}. Other
     options are for all lines. Started again, it goes on: lines that are done are skipped, and jobs
     that were left running are waited for. When a budget has nothing left, the rest is not sent.
     The exit code is 0 if every line is done.
@@ -88,7 +88,9 @@ def _text(file: str) -> str:
         return Path(file).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise error(
-            Code.BAD_REQUEST, f"{file} cannot be read as UTF-8 text ({type(problem).__name__})"
+            Code.BAD_REQUEST,
+            f"{file} cannot be read as UTF-8 text ({type(problem).__name__})",
+            hint="Name a file with a prompt a line, or - for stdin.",
         ) from None
 
 
