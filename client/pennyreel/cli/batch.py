@@ -48,9 +48,10 @@ def command(
 ) -> None:
     """Make what FILE wishes, one a line, a few at a time.
 
-    FILE may be - for stdin. A line is a prompt, or a JSON object: {"prompt": "a boat", "seed": 7, "max_cost": "0.02"}. Other
-    options are for all lines. Started again, it goes on: lines that are done are skipped, and jobs
-    that were left running are waited for. When a budget has nothing left, the rest is not sent.
+    FILE may be - for stdin. A line is a prompt, or a JSON object: {"prompt": "a boat", "seed": 7,
+    "max_cost": "0.02"}. Other options are for all lines. Started again, it goes on: lines that are
+    done are skipped, and jobs that were left running are waited for. When a budget has nothing
+    left, the rest is not sent.
     The exit code is 0 if every line is done.
     """
     from filelock import FileLock, Timeout
