@@ -10,6 +10,7 @@ import contextvars
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,7 @@ from pennyreel.client import (
 )
 from pennyreel.config import Settings
 from pennyreel.errors import PennyreelError
-from pennyreel.types import Finished, Handle, Health, JobEvent, RunResult
+from pennyreel.types import Finished, Handle, Health, JobEvent, Progressed, RunResult
 
 if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
     from pennyreel.backends.base import Backend
@@ -140,8 +141,18 @@ class AsyncJob:
         return True
 
     def _heard(self, event: JobEvent) -> None:
+        if isinstance(event, Progressed) and event.preview is not None:
+            self._forget_preview()
         self._events.append(event)
         self._wake()
+
+    def _forget_preview(self) -> None:
+        """Drop the last picture: only the newest is kept, or a long job would fill the memory."""
+        for number in range(len(self._events) - 1, -1, -1):
+            old = self._events[number]
+            if isinstance(old, Progressed) and old.preview is not None:
+                self._events[number] = replace(old, preview=None)
+                return
 
     def _over(self, end: tuple[RunResult | None, BaseException | None]) -> None:
         self._end = end

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import pennyreel
 from fakes.waits import eventually
 from pennyreel import AsyncClient, Client, JobFailed, JobTimeout
+from pennyreel.errors import Code, error
 from pennyreel.types import Finished, JobEvent, Progressed, Submitted
 
 
@@ -125,6 +126,30 @@ def test_cancelling_the_waiting_task_cancels_the_job_and_confirms_it() -> None:
             assert attempt is not None
             assert (attempt.state, ledger.job(attempt.job_id).outcome) == ("ended", "cancelled")
             assert ledger.open_attempts() == []
+
+    play(story)
+
+
+def test_only_the_newest_preview_is_kept() -> None:
+    from pennyreel.aio import AsyncJob
+
+    class Pictures:
+        id, handle, done = "j", None, True
+
+        def events(self) -> Iterator[JobEvent]:
+            for percent in range(5):
+                yield Progressed(percent, "running", preview=f"data:{percent}")
+            yield Finished("done")
+
+        def result(self) -> None:
+            raise error(Code.EXECUTION_FAILED, "it failed")
+
+    async def story() -> None:
+        job = AsyncJob(Pictures())  # type: ignore[arg-type]
+        with pytest.raises(JobFailed):
+            await job.result()
+        kept = [e.preview async for e in job.events() if isinstance(e, Progressed)]
+        assert kept == [None] * 4 + ["data:4"]
 
     play(story)
 
