@@ -17,12 +17,14 @@ from pennyreel.config import Secret
 from pennyreel_comfy.process import free_port
 from pennyreel_emulators.runpod import EndpointConfig, Limits, PlatformConfig, RunPodPlatform
 
+OURS = ("PENNYREEL_", "RUNPOD_", "AWS_", "GOOGLE_", "GEMINI_", "REPLICATE_", "HF_", "CIVITAI_")
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """PENNYREEL_HOME, empty; nothing of this machine's own settings is seen."""
     for name in list(os.environ):
-        if name.startswith(("PENNYREEL_", "RUNPOD_", "AWS_", "GOOGLE_", "GEMINI_", "REPLICATE_", "HF_")) or "proxy" in name.lower():
+        if name.startswith(OURS) or "proxy" in name.lower():
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("PENNYREEL_HOME", str(folder))
