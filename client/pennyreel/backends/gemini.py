@@ -116,6 +116,7 @@ class GeminiBackend:
             seconds=span,
             frames=Span(most=(span.most or 0) * clips.FPS),
             formats=frozenset({"mp4"}),
+            audio=True,
             image_input=True,
             cancels=True,  # that it ends the bill as well is UNVERIFIED
             quality=2,
@@ -304,7 +305,10 @@ def _why(body: Mapping[str, Any], steps: list[dict[str, Any]], status: str) -> d
     if told:
         return told[0]
     texts = [
-        str(c["text"]) for s in steps for c in dicts(s.get("content")) if c.get("type") == "text"
+        str(c.get("text") or "")
+        for s in steps
+        for c in dicts(s.get("content"))
+        if c.get("type") == "text"
     ]
     waits = " (it waits for an answer that this client does not give)" if status in _WAITING else ""
-    return {"code": status, "message": " ".join(texts) or f"{status}{waits}"}
+    return {"code": status, "message": " ".join(texts).strip() or f"{status}{waits}"}

@@ -131,6 +131,7 @@ class VeoBackend:
             seconds=_LENGTHS["720p"],
             frames=Span(most=8 * clips.FPS),
             formats=frozenset({"mp4"}),
+            audio=True,
             image_input=True,
             negative_prompt=True,
             seed=True,
@@ -138,12 +139,9 @@ class VeoBackend:
         )
 
     def usage(self, need: Need) -> Usage:
-        """Return the seconds that will really be made, at their tier, with or without sound.
-
-        A need that says nothing of sound is priced with it: that is the dearer.
-        """
+        """Return the seconds that will really be made, at their tier, with or without sound."""
         clip = _MAKES.clip(need)
-        sound = "audio" if getattr(need, "audio", True) else "silent"
+        sound = "audio" if need.audio else "silent"
         sku = f"vertex/{self._model}/{clip.resolution}/{sound}"
         return Usage(sku, Unit.OUTPUT_SECOND, float(clip.seconds))
 
