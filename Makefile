@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMFYUI := build/comfyui
 PYTEST := PENNYREEL_TEST_COMFYUI=$(CURDIR)/$(COMFYUI) $(BIN)/python -m pytest
+# A file's tests stay together: its servers are started once.
+PARALLEL := -n logical --dist loadfile
 
-.PHONY: demo test fast check lint image-test clean
+.PHONY: demo test fast check lint image-test postgres clean
 
 demo: $(VENV)/.dev  ## Install everything and render a video through the whole path.
 	$(BIN)/pennyreel demo
@@ -13,10 +15,10 @@ demo: $(VENV)/.dev  ## Install everything and render a video through the whole p
 test: $(VENV)/.test lint fast $(COMFYUI)/install.json  ## All that must hold, in under 15 minutes.
 	$(PYTEST) tests -m "real and not long"
 
-fast: $(VENV)/.test
-	$(PYTEST) tests -m "not real and not long" --cov --cov-report=term:skip-covered
+fast: $(VENV)/.test postgres
+	$(PYTEST) tests -m "not real and not long" $(PARALLEL) --cov --cov-report=term:skip-covered
 
-check: $(VENV)/.test $(COMFYUI)/install.json  ## The long proofs, in under 45 minutes.
+check: $(VENV)/.test $(COMFYUI)/install.json postgres  ## The long proofs, in under 45 minutes.
 	$(PYTEST) tests -m "long and not image"
 	$(MAKE) image-test
 
@@ -24,6 +26,12 @@ image-test: $(VENV)/.test  ## Build the image and have it serve jobs: as root, o
 	command -v buildah && command -v debootstrap || { apt-get update && \
 	  apt-get install --yes --no-install-recommends buildah debootstrap; }
 	$(PYTEST) tests/image -m image
+
+postgres:  ## The ledger's tests need its programs; they start a server of their own.
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+	  apt-get update && apt-get install --yes --no-install-recommends postgresql-common && \
+	  sed -ri 's/#?(create_main_cluster) .*$$/\1 = false/' /etc/postgresql-common/createcluster.conf && \
+	  apt-get install --yes --no-install-recommends postgresql; }
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

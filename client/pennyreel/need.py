@@ -87,6 +87,7 @@ class Abilities:
     frames: Span = ANY
     formats: frozenset[str] = frozenset()
     """Files' endings that it makes; empty = any."""
+    audio: bool = False
     image_input: bool = False
     lora: bool = False
     negative_prompt: bool = False
@@ -123,6 +124,7 @@ def misfits(need: Need, able: Abilities) -> Iterator[str]:
     if need.format and able.formats and need.format not in able.formats:
         yield f"makes no .{need.format}"
     for wanted, has, what in (
+        (need.audio, able.audio, "makes no sound"),
         (need.image_input, able.image_input, "takes no image"),
         (need.lora, able.lora, "takes no LoRA"),
         (need.negative_prompt, able.negative_prompt, "takes no negative prompt"),

@@ -128,6 +128,7 @@ def prompt_work(*, seed: int | None = None, need: Need | None = None, **wish: An
         format=prompt.format,
         image_input=prompt.image is not None,
         negative_prompt=prompt.negative is not None,
+        audio=prompt.audio,
     )
     return Work(uuid.uuid4().hex, {}, prompt=prompt, need=needed, seed=seed)
 

@@ -136,7 +136,7 @@ def test_what_is_sent_is_the_whole_wish(rig: GoogleRig, fast: VeoBackend) -> Non
 
 def test_two_names_are_two_models_with_their_own_bills(rig: GoogleRig) -> None:
     best, fast = VeoBackend.open(rig.settings), VeoFastBackend.open(rig.settings)
-    need = prompt_work().need
+    need = prompt_work(audio=True).need
     assert best.usage(need).sku == "vertex/veo-3.1-generate-001/720p/audio"
     assert fast.usage(need).sku == "vertex/veo-3.1-fast-generate-001/720p/audio"
     assert best.abilities().quality > fast.abilities().quality

@@ -116,7 +116,7 @@ def test_events_come_as_json_lines_and_the_result_is_the_last(dev: Dev) -> None:
     assert made.returncode == 0, made.stderr
     lines = [json.loads(line) for line in made.stdout.splitlines()]
     kinds = [line["event"] for line in lines]
-    assert kinds[0] == "submitted"
+    assert kinds[:2] == ["chosen", "submitted"]
     assert kinds[-1] == "result"
     assert "progressed" in kinds
     percents = [line["percent"] for line in lines if line["event"] == "progressed"]

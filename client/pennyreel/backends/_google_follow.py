@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import requests
-
-from pennyreel._http import MAX_PAUSE_S
 from pennyreel.backends._google_api import Gone
 from pennyreel.backends.base import OnEvent
+from pennyreel.backends.polling import DOWN_GRACE_S, Polled, poll
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.types import Handle, Queued, Started
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -20,12 +16,6 @@ from pennyreel_contract import Result
 
 POLL_S = (1.0, 8.0)
 """The pause between two looks grows from the one to the other; a clip takes a minute or more."""
-
-DOWN_GRACE_S = 90.0
-"""How long Google may be unreachable in mid-job before we stop looking."""
-
-GONE_LOOKS = 3
-"""So many 404s in a row mean that a job is gone; a fresh job may not be everywhere at once."""
 
 
 @dataclass(frozen=True)
@@ -74,30 +64,25 @@ class _Follower:
     ) -> None:
         self._by, self._handle, self._tell = by, handle, on_event
         self._deadline, self._cancel = deadline, cancel
-        self._wake = threading.Event()
         self._stage = ""
-        self._down_since: float | None = None
-        self._gone = 0
 
     def run(self) -> Result:
         """Look, tell, wait, again."""
-        self._cancel.on_cancel(self._wake.set)
-        pause, longest = self._by.poll_s
-        try:
-            while True:
-                if self._cancel.cancelled or self._deadline.expired:
-                    return self._stop()
-                seen, asked = self._look()
-                if seen is not None:
-                    if seen.stage == "ended":
-                        return self._by.outcome(seen.body, self._handle)
-                    self._report(seen.stage)
-                self._wake.wait(self._deadline.left(max(pause, asked)))
-                pause = min(longest, pause * 1.5)
-        finally:
-            self._cancel.forget(self._wake.set)
+        by = Polled(
+            look=lambda: self._by.look(self._handle.remote_id),
+            ended=lambda seen: seen.stage == "ended",
+            report=lambda seen: self._report(seen.stage),
+            stop=self._stop,
+            lost=self._forgotten,
+            silent=self._silent,
+            gone=Gone,
+            poll_s=self._by.poll_s,
+            down_grace_s=self._by.down_grace_s,
+            growth=1.5,
+        )
+        return self._by.outcome(poll(by, self._deadline, self._cancel).body, self._handle)
 
-    def _stop(self) -> Result:
+    def _stop(self) -> Look:
         """Stop the job, and say whether that is certain.
 
         One that was faster than its deadline is done, and paid for: it counts.
@@ -113,44 +98,20 @@ class _Follower:
         if last is None:
             raise late
         try:
-            return self._by.outcome(last.body, self._handle)
+            self._by.outcome(last.body, self._handle)
         except PennyreelError as ended:
-            if ended.code != Code.CANCELLED.value:
-                raise
-            raise late from None
+            if ended.code == Code.CANCELLED.value:
+                raise late from None
+        return last
 
-    def _look(self) -> tuple[Look | None, float]:
-        """Return what is seen, or None and how long to wait at least before the next look."""
-        try:
-            seen = self._by.look(self._handle.remote_id)
-        except Gone:
-            self._gone += 1
-            if self._gone >= GONE_LOOKS:
-                raise self._forgotten() from None
-            return None, 0.0
-        except requests.RequestException as problem:
-            self._tolerate(problem)
-            return None, 0.0
-        except PennyreelError as problem:
-            if not problem.retryable:
-                raise
-            self._tolerate(problem)
-            asked = problem.info.detail.get("retry_after_s")
-            return None, min(MAX_PAUSE_S, asked) if isinstance(asked, (int, float)) else 0.0
-        self._gone, self._down_since = 0, None
-        return seen, 0.0
-
-    def _tolerate(self, problem: Exception) -> None:
-        now = time.monotonic()
-        self._down_since = self._down_since or now
-        if now - self._down_since > self._by.down_grace_s:
-            raise error(
-                Code.UNKNOWN_OUTCOME,
-                f"{self._by.service} has not answered for {self._by.down_grace_s:g} s "
-                f"({type(problem).__name__}); the job may go on",
-                hint=f"Look again later: pennyreel result '{self._handle}'",
-                detail={"handle": str(self._handle)},
-            ) from None
+    def _silent(self, problem: Exception) -> PennyreelError:
+        return error(
+            Code.UNKNOWN_OUTCOME,
+            f"{self._by.service} has not answered for {self._by.down_grace_s:g} s "
+            f"({type(problem).__name__}); the job may go on",
+            hint=f"Look again later: pennyreel result '{self._handle}'",
+            detail={"handle": str(self._handle)},
+        )
 
     def _forgotten(self) -> PennyreelError:
         return error(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -11,18 +10,13 @@ import requests
 from pennyreel.backends._hf_api import JobGone, NotAllowed
 from pennyreel.backends._hf_words import Ask, Provider, Seen
 from pennyreel.backends.base import OnEvent
+from pennyreel.backends.polling import DOWN_GRACE_S, GONE_LOOKS, Polled, poll
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.types import Handle, Queued, Started
 from pennyreel_comfy.waiting import CancelToken, Deadline
 
 POLL_S = (0.5, 5.0)
 """The pause between two looks grows from the one to the other."""
-
-DOWN_GRACE_S = 90.0
-"""How long there may be no answer in mid-job before we stop looking."""
-
-GONE_LOOKS = 3
-"""So many 404s in a row mean that a job is gone; a fresh job may not be everywhere at once."""
 
 CONFIRM_S = 20.0
 """How long a cancel is waited for."""
@@ -45,28 +39,23 @@ class Follower:
         self._name = name
         self._job = job
         self._ask = ask
-        self._down_since: float | None = None
         self._gone = 0
         self._stage = ""
 
     def run(self, tell: OnEvent, deadline: Deadline, cancel: CancelToken) -> Seen:
         """Look, tell, wait, again; return its end."""
-        wake = threading.Event()
-        cancel.on_cancel(wake.set)
-        pause, longest = POLL_S
-        try:
-            while True:
-                if cancel.cancelled or deadline.expired:
-                    return self._stopped(deadline, cancel)
-                seen, asked = self._look()
-                if seen is not None and seen.state in {"done", "failed"}:
-                    return seen
-                if seen is not None:
-                    self._report(seen.state, tell)
-                wake.wait(deadline.left(max(pause, asked)))
-                pause = min(longest, pause * 1.3)
-        finally:
-            cancel.forget(wake.set)
+        by = Polled(
+            look=self._look,
+            ended=lambda seen: seen.state in {"done", "failed"},
+            report=lambda seen: self._report(seen.state, tell),
+            stop=lambda: self._stopped(deadline, cancel),
+            lost=self._lost,
+            silent=self._silent,
+            gone=JobGone,
+            poll_s=POLL_S,
+            down_grace_s=DOWN_GRACE_S,
+        )
+        return poll(by, deadline, cancel)
 
     def stop(self) -> Seen | None:
         """Cancel it where that can be asked; return its end, or None where that is not certain."""
@@ -115,34 +104,19 @@ class Follower:
             return ended
         raise error(Code.TIMEOUT, f"{deadline.error('the job')}{note}", detail=detail)
 
-    def _look(self) -> tuple[Seen | None, float]:
-        """Return how it is, or None and how long to wait at least before the next look."""
+    def _look(self) -> Seen:
         try:
-            seen = self._provider.look(self._ask, self._job)
-        except JobGone:
-            self._gone += 1
-            if self._gone >= GONE_LOOKS:
-                raise self._lost() from None
-            return None, 0.0
+            return self._provider.look(self._ask, self._job)
         except NotAllowed:
             raise self._unknown("it cannot be looked at through Hugging Face") from None
-        except requests.RequestException as problem:
-            self._tolerate(type(problem).__name__)
-            return None, 0.0
         except PennyreelError as problem:
-            if problem.code in {Code.UNAUTHORIZED.value, Code.NOT_CONFIGURED.value}:
-                raise self._unknown(str(problem), problem.hint) from None
-            self._tolerate(str(problem))
-            asked = problem.info.detail.get("retry_after_s")
-            return None, float(asked) if isinstance(asked, (int, float)) else 0.0
-        self._gone, self._down_since = 0, None
-        return seen, 0.0
+            if problem.retryable:
+                raise
+            raise self._unknown(str(problem), problem.hint) from None  # it was accepted
 
-    def _tolerate(self, why: str) -> None:
-        now = time.monotonic()
-        self._down_since = self._down_since or now
-        if now - self._down_since > DOWN_GRACE_S:
-            raise self._unknown(f"no answer for {DOWN_GRACE_S:g} s: {why}")
+    def _silent(self, problem: Exception) -> PennyreelError:
+        why = str(problem) if isinstance(problem, PennyreelError) else type(problem).__name__
+        return self._unknown(f"no answer for {DOWN_GRACE_S:g} s: {why}")
 
     def _lost(self) -> PennyreelError:
         if self._provider.hides:

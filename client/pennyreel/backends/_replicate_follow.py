@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import requests
 from pennyreel.backends import _replicate_results as results
 from pennyreel.backends._replicate_api import ReplicateApi, Unknown
 from pennyreel.backends.base import OnEvent
+from pennyreel.backends.polling import DOWN_GRACE_S, Polled, poll
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.types import Handle, Progressed, Queued, Started
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -20,8 +20,6 @@ from pennyreel_comfy.waiting import CancelToken, Deadline
 POLL_S = (0.5, 5.0)
 """The pause between two looks grows from the one to the other."""
 
-DOWN_GRACE_S = 90.0
-GONE_LOOKS = 3
 CONFIRM_S = 20.0
 
 
@@ -70,29 +68,23 @@ class Follower:
     ) -> None:
         self._account, self._handle, self._tell = account, handle, on_event
         self._deadline, self._cancel = deadline, cancel
-        self._wake = threading.Event()
         self._stage = ""
         self._shown: tuple[int, int, int] | None = None
-        self._down_since: float | None = None
-        self._gone = 0
 
     def run(self) -> dict[str, Any]:
         """Look, tell, wait, again; return the prediction as it ended."""
-        self._cancel.on_cancel(self._wake.set)
-        wait, longest = POLL_S
-        try:
-            while True:
-                if self._cancel.cancelled or self._deadline.expired:
-                    return self._stop()
-                seen, asked = self._look()
-                if seen is not None:
-                    if seen["status"] in results.FINAL:
-                        return seen
-                    self._report(seen)
-                self._wake.wait(self._deadline.left(max(wait, asked)))
-                wait = min(longest, wait * 1.3)
-        finally:
-            self._cancel.forget(self._wake.set)
+        by = Polled(
+            look=lambda: self._account.look(self._handle.remote_id),
+            ended=lambda seen: seen["status"] in results.FINAL,
+            report=self._report,
+            stop=self._stop,
+            lost=self._forgotten,
+            silent=self._silent,
+            gone=Unknown,
+            poll_s=POLL_S,
+            down_grace_s=self._account.down_grace_s,
+        )
+        return poll(by, self._deadline, self._cancel)
 
     def _stop(self) -> dict[str, Any]:
         """Stop it, and say whether that is certain.
@@ -112,38 +104,14 @@ class Follower:
             return ended
         raise error(Code.TIMEOUT, f"{self._deadline.error('the job')}{note}", detail=detail)
 
-    def _look(self) -> tuple[dict[str, Any] | None, float]:
-        """Return the prediction, or None and how long to wait at least before the next look."""
-        try:
-            seen = self._account.look(self._handle.remote_id)
-        except Unknown:
-            self._gone += 1  # one just made may not be everywhere at once
-            if self._gone >= GONE_LOOKS:
-                raise self._forgotten() from None
-            return None, 0.0
-        except requests.RequestException as problem:
-            self._tolerate(problem)
-            return None, 0.0
-        except PennyreelError as problem:
-            if not problem.retryable:
-                raise
-            self._tolerate(problem)
-            asked = problem.info.detail.get("retry_after_s")
-            return None, float(asked) if isinstance(asked, (int, float)) else 0.0
-        self._gone, self._down_since = 0, None
-        return seen, 0.0
-
-    def _tolerate(self, problem: Exception) -> None:
-        now = time.monotonic()
-        self._down_since = self._down_since or now
-        if now - self._down_since > self._account.down_grace_s:
-            raise error(
-                Code.UNKNOWN_OUTCOME,
-                f"Replicate has not answered for {self._account.down_grace_s:g} s "
-                f"({type(problem).__name__}); the job may go on",
-                hint=f"Look again within the hour: pennyreel result '{self._handle}'",
-                detail={"handle": str(self._handle)},
-            ) from None
+    def _silent(self, problem: Exception) -> PennyreelError:
+        return error(
+            Code.UNKNOWN_OUTCOME,
+            f"Replicate has not answered for {self._account.down_grace_s:g} s "
+            f"({type(problem).__name__}); the job may go on",
+            hint=f"Look again within the hour: pennyreel result '{self._handle}'",
+            detail={"handle": str(self._handle)},
+        )
 
     def _forgotten(self) -> PennyreelError:
         return error(

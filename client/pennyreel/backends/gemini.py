@@ -23,6 +23,7 @@ from pennyreel.backends._google_api import Gone, GoogleApi, Service
 from pennyreel.backends._google_follow import Following, Look
 from pennyreel.backends._google_results import dicts, origin, versioned
 from pennyreel.backends.base import OnEvent, Prompt, Work, pause
+from pennyreel.backends.polling import DOWN_GRACE_S
 from pennyreel.config import GEMINI_URL, Secret, Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Need, Span, Unit, Usage
@@ -62,7 +63,7 @@ class GeminiBackend:
         base_url: str = GEMINI_URL,
         resolution: str = "720p",
         poll_s: tuple[float, float] = following.POLL_S,
-        down_grace_s: float = following.DOWN_GRACE_S,
+        down_grace_s: float = DOWN_GRACE_S,
         confirm_s: float = CONFIRM_S,
     ) -> None:
         """Keep the address; nothing is sent. `resolution` is for jobs that name no size."""
@@ -116,6 +117,7 @@ class GeminiBackend:
             seconds=span,
             frames=Span(most=(span.most or 0) * clips.FPS),
             formats=frozenset({"mp4"}),
+            audio=True,
             image_input=True,
             cancels=True,  # that it ends the bill as well is UNVERIFIED
             quality=2,
@@ -304,7 +306,10 @@ def _why(body: Mapping[str, Any], steps: list[dict[str, Any]], status: str) -> d
     if told:
         return told[0]
     texts = [
-        str(c["text"]) for s in steps for c in dicts(s.get("content")) if c.get("type") == "text"
+        str(c.get("text") or "")
+        for s in steps
+        for c in dicts(s.get("content"))
+        if c.get("type") == "text"
     ]
     waits = " (it waits for an answer that this client does not give)" if status in _WAITING else ""
-    return {"code": status, "message": " ".join(texts) or f"{status}{waits}"}
+    return {"code": status, "message": " ".join(texts).strip() or f"{status}{waits}"}

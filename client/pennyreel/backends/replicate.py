@@ -31,9 +31,10 @@ from typing_extensions import Self
 from pennyreel import _http
 from pennyreel.backends import _replicate_results as results
 from pennyreel.backends._replicate_api import TOKENS, Pause, ReplicateApi
-from pennyreel.backends._replicate_follow import CONFIRM_S, DOWN_GRACE_S, Account, Follower
+from pennyreel.backends._replicate_follow import CONFIRM_S, Account, Follower
 from pennyreel.backends._replicate_input import FRAMES, SECONDS, SIDES, inputs, minted_seed
 from pennyreel.backends.base import OnEvent, Work, pause
+from pennyreel.backends.polling import DOWN_GRACE_S
 from pennyreel.config import REPLICATE_URL, Secret, Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Need, Span, Unit, Usage

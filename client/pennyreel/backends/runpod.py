@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import fields
@@ -26,6 +25,7 @@ from pennyreel.backends import _runpod_results as results
 from pennyreel.backends import _runpod_stored as stored
 from pennyreel.backends._runpod_api import MAX_REQUEST_BYTES, JobGone, Pause, RunPodApi
 from pennyreel.backends.base import COMFY_KINDS, OnEvent, Work, pause
+from pennyreel.backends.polling import DOWN_GRACE_S, Polled, poll
 from pennyreel.config import RUNPOD_URL, S3, Secret, Settings, dev_stack, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Need, Unit, Usage
@@ -37,13 +37,7 @@ from pennyreel_contract import Artifact, InputFile, Result, parse_progress
 POLL_S = (0.25, 1.5)
 """The pause between two looks grows from the one to the other."""
 
-DOWN_GRACE_S = 90.0
-"""How long RunPod may be unreachable in mid-job before we stop looking."""
-
 QUEUE_WARN_S = (20.0, 120.0, 600.0)
-GONE_LOOKS = 3
-"""So many 404s in a row mean that a job is gone; a fresh job may not be everywhere at once."""
-
 CONFIRM_S = 20.0
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 _RESULT_KEPT_S = 1800.0
@@ -339,32 +333,27 @@ class _Follower:
         self._deadline = deadline
         self._cancel = cancel
         self._began = time.monotonic()
-        self._wake = threading.Event()
         self._shown: dict[str, Any] = {}
         self._stage = ""
         self._warnings_due = list(backend.queue_warn_s)
-        self._down_since: float | None = None
-        self._gone = 0
 
     def run(self) -> Result:
         """Look, tell, wait, again."""
-        self._cancel.on_cancel(self._wake.set)
-        pause, longest = POLL_S
-        try:
-            while True:
-                if self._cancel.cancelled or self._deadline.expired:
-                    return self._stop()
-                seen, asked = self._look()
-                if seen is not None:
-                    if seen.get("status") in FINAL:
-                        return results.outcome(seen, self._handle.attempt_id)
-                    self._report(seen)
-                self._wake.wait(self._deadline.left(max(pause, asked)))
-                pause = min(longest, pause * 1.3)
-        finally:
-            self._cancel.forget(self._wake.set)
+        by: Polled[dict[str, Any]] = Polled(
+            look=lambda: self._backend.look(self._handle.remote_id),
+            ended=lambda seen: seen.get("status") in FINAL,
+            report=self._report,
+            stop=self._stop,
+            lost=self._forgotten,
+            silent=self._silent,
+            gone=JobGone,
+            poll_s=POLL_S,
+            down_grace_s=self._backend.down_grace_s,
+        )
+        ended = poll(by, self._deadline, self._cancel)
+        return results.outcome(ended, self._handle.attempt_id)
 
-    def _stop(self) -> Result:
+    def _stop(self) -> dict[str, Any]:
         """Stop the job, and say whether that is certain.
 
         One that was faster than its deadline's cancel is done, and paid for: it counts.
@@ -375,42 +364,18 @@ class _Follower:
         if self._cancel.cancelled:
             raise error(Code.CANCELLED, f"the job was cancelled{note}", detail=detail)
         if ended and ended.get("status") == "COMPLETED":
-            return results.outcome(ended, self._handle.attempt_id)
+            return ended
         problem = self._deadline.error("the job")
         raise error(Code.TIMEOUT, f"{problem}{note}", detail=detail)
 
-    def _look(self) -> tuple[dict[str, Any] | None, float]:
-        """Return the status, or None and how long to wait at least before the next look."""
-        try:
-            seen = self._backend.look(self._handle.remote_id)
-        except JobGone:
-            self._gone += 1
-            if self._gone >= GONE_LOOKS:
-                raise self._forgotten() from None
-            return None, 0.0
-        except requests.RequestException as problem:
-            self._tolerate(problem)
-            return None, 0.0
-        except PennyreelError as problem:
-            if not problem.retryable:
-                raise
-            self._tolerate(problem)
-            asked = problem.info.detail.get("retry_after_s")
-            return None, float(asked) if isinstance(asked, (int, float)) else 0.0
-        self._gone, self._down_since = 0, None
-        return seen, 0.0
-
-    def _tolerate(self, problem: Exception) -> None:
-        now = time.monotonic()
-        self._down_since = self._down_since or now
-        if now - self._down_since > self._backend.down_grace_s:
-            raise error(
-                Code.UNKNOWN_OUTCOME,
-                f"RunPod has not answered for {self._backend.down_grace_s:g} s "
-                f"({type(problem).__name__}); the job may go on",
-                hint=f"Look again later: pennyreel result '{self._handle}'",
-                detail={"handle": str(self._handle)},
-            ) from None
+    def _silent(self, problem: Exception) -> PennyreelError:
+        return error(
+            Code.UNKNOWN_OUTCOME,
+            f"RunPod has not answered for {self._backend.down_grace_s:g} s "
+            f"({type(problem).__name__}); the job may go on",
+            hint=f"Look again later: pennyreel result '{self._handle}'",
+            detail={"handle": str(self._handle)},
+        )
 
     def _forgotten(self) -> PennyreelError:
         if not self._backend.endpoint_exists():
@@ -426,7 +391,7 @@ class _Follower:
             detail={"handle": str(self._handle)},
         )
 
-    def _report(self, seen: Mapping[str, Any]) -> None:
+    def _report(self, seen: dict[str, Any]) -> None:
         """Tell what is new. A status that we do not know means that the job still runs."""
         stage = "queued" if seen.get("status") == "IN_QUEUE" else "running"
         if stage != self._stage:

@@ -24,6 +24,7 @@ from pennyreel.backends._google_auth import Tokens, tokens
 from pennyreel.backends._google_follow import Following, Look
 from pennyreel.backends._google_results import dicts, origin, versioned
 from pennyreel.backends.base import OnEvent, Work, pause
+from pennyreel.backends.polling import DOWN_GRACE_S
 from pennyreel.config import Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Need, Span, Unit, Usage
@@ -69,7 +70,7 @@ class VeoBackend:
         storage_uri: str | None = None,
         storage_url: str = STORAGE_URL,
         poll_s: tuple[float, float] = following.POLL_S,
-        down_grace_s: float = following.DOWN_GRACE_S,
+        down_grace_s: float = DOWN_GRACE_S,
     ) -> None:
         """Keep the address; nothing is sent. `target` is PROJECT/LOCATION/MODEL."""
         place = _PLACE.fullmatch(target)
@@ -131,6 +132,7 @@ class VeoBackend:
             seconds=_LENGTHS["720p"],
             frames=Span(most=8 * clips.FPS),
             formats=frozenset({"mp4"}),
+            audio=True,
             image_input=True,
             negative_prompt=True,
             seed=True,
@@ -138,12 +140,9 @@ class VeoBackend:
         )
 
     def usage(self, need: Need) -> Usage:
-        """Return the seconds that will really be made, at their tier, with or without sound.
-
-        A need that says nothing of sound is priced with it: that is the dearer.
-        """
+        """Return the seconds that will really be made, at their tier, with or without sound."""
         clip = _MAKES.clip(need)
-        sound = "audio" if getattr(need, "audio", True) else "silent"
+        sound = "audio" if need.audio else "silent"
         sku = f"vertex/{self._model}/{clip.resolution}/{sound}"
         return Usage(sku, Unit.OUTPUT_SECOND, float(clip.seconds))
 

@@ -166,7 +166,10 @@ class _Look(Generic[T]):
             answer = self._last = _Answer[T]()
         # Daemon: a probe that hangs must not keep the program from ending.
         thread = threading.Thread(
-            target=answer.ask, args=(self._question,), name=f"pennyreel-{self.name}", daemon=True
+            target=answer.ask,
+            args=(self._question,),
+            name=f"pennyreel-probe-{self.name}",
+            daemon=True,
         )
         try:
             thread.start()
