@@ -1,8 +1,8 @@
-"""Run ComfyUI workflows on this machine, on a ComfyUI by its URL, or on RunPod serverless.
+"""Make videos and images from prompts or ComfyUI workflows, where it costs least.
 
     import pennyreel
-    result = pennyreel.Client().run("shot.json", set={"3.seed": 7})
-    print(result.artifacts[0].path)
+    clip = pennyreel.generate("a paper boat in the rain", max_cost="0.05")
+    print(clip.paths[0])
 
 Names are imported when they are first used, so that `import pennyreel` costs nothing.
 """
@@ -13,7 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pennyreel.aio import AsyncClient as AsyncClient
+    from pennyreel.aio import AsyncJob as AsyncJob
     from pennyreel.client import Client as Client
+    from pennyreel.client import generate as generate
     from pennyreel.errors import BadRequest as BadRequest
     from pennyreel.errors import Code as Code
     from pennyreel.errors import ErrorInfo as ErrorInfo
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from pennyreel.errors import PennyreelError as PennyreelError
     from pennyreel.errors import SetupNeeded as SetupNeeded
     from pennyreel.errors import Unavailable as Unavailable
+    from pennyreel.hooks import Hook as Hook
+    from pennyreel.hooks import LoggingHook as LoggingHook
     from pennyreel.jobs import Job as Job
     from pennyreel.types import Artifact as Artifact
     from pennyreel.types import ArtifactSaved as ArtifactSaved
@@ -45,6 +50,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Artifact": "types",
     "ArtifactSaved": "types",
+    "AsyncClient": "aio",
+    "AsyncJob": "aio",
     "Attempt": "types",
     "BadRequest": "errors",
     "Chosen": "types",
@@ -54,11 +61,13 @@ _HOME = {
     "Finished": "types",
     "Handle": "types",
     "Health": "types",
+    "Hook": "hooks",
     "Job": "jobs",
     "JobCancelled": "errors",
     "JobEvent": "types",
     "JobFailed": "errors",
     "JobTimeout": "errors",
+    "LoggingHook": "hooks",
     "OutcomeUnknown": "errors",
     "PennyreelError": "errors",
     "Progressed": "types",
@@ -70,11 +79,14 @@ _HOME = {
     "Told": "types",
     "Unavailable": "errors",
     "Warned": "types",
+    "generate": "client",
 }
 
 __all__ = [
     "Artifact",
     "ArtifactSaved",
+    "AsyncClient",
+    "AsyncJob",
     "Attempt",
     "BadRequest",
     "Chosen",
@@ -84,11 +96,13 @@ __all__ = [
     "Finished",
     "Handle",
     "Health",
+    "Hook",
     "Job",
     "JobCancelled",
     "JobEvent",
     "JobFailed",
     "JobTimeout",
+    "LoggingHook",
     "OutcomeUnknown",
     "PennyreelError",
     "Progressed",
@@ -101,6 +115,7 @@ __all__ = [
     "Unavailable",
     "Warned",
     "__version__",
+    "generate",
 ]
 
 

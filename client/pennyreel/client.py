@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Self, TypedDict, Unpack
 
@@ -19,6 +19,8 @@ from pennyreel.types import Handle, Health, JobEvent, RunResult
 
 if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
     from pennyreel.backends.base import Backend, Work
+    from pennyreel.batch import OnEnd, Outcome, Wish
+    from pennyreel.batch import OnEvent as OnEventOf
     from pennyreel.dispatch import Dispatch
     from pennyreel.jobs import Job
     from pennyreel.journal import Entry
@@ -26,10 +28,12 @@ if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
     from pennyreel.routing.machine import Ask
     from pennyreel.routing.quote import Quote
     from pennyreel.sources import Given
+    from pennyreel.watching import Attempts, Hooks
     from pennyreel.workload import Workflow
     from pennyreel_comfy.waiting import Deadline
 
 OnEvent = Callable[[JobEvent], None]
+_J = TypeVar("_J", "Job", "RoutedJob")
 
 _STATES = {
     "done": "done",
@@ -126,11 +130,14 @@ class Choice:
 class Client:
     """Runs workflows on the configured backend. Thread-safe; also a context manager."""
 
-    def __init__(self, backend: str | None = None, **settings: Any) -> None:
+    def __init__(
+        self, backend: str | None = None, *, hooks: Iterable[object] = (), **settings: Any
+    ) -> None:
         """Read the settings; nothing is sent.
 
         Args:
             backend: comfyui, runpod, dev, or another package's; None chooses at each job.
+            hooks: told of jobs, for logging and metrics; see `pennyreel.hooks`.
             settings: fields of `config.Settings` that win over environment and file.
 
         """
@@ -138,6 +145,8 @@ class Client:
         self._open: dict[tuple[str, str | None], Backend] = {}
         self._lock = threading.Lock()
         self._dispatch: Dispatch | None = None
+        self._given_hooks = tuple(hooks)
+        self._hooks: Hooks | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -206,7 +215,7 @@ class Client:
             job.note(Warned(choice.caution))
         if unwritten:
             job.note(Warned(unwritten))
-        return job
+        return self._watched(job)
 
     def generate(
         self, prompt: str, *, on_event: OnEvent | None = None, **options: Unpack[GenerateOptions]
@@ -227,6 +236,40 @@ class Client:
 
         """
         return self._wait(self.start(prompt, **options), on_event)
+
+    def generate_many(
+        self,
+        wishes: Iterable[Wish],
+        *,
+        concurrency: int = 4,
+        on_event: OnEventOf | None = None,
+        on_end: OnEnd | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Outcome]:
+        """Make many, a few at a time; return each one's result or its error, in their order.
+
+        Args:
+            wishes: prompts, or {"prompt": …} with wishes and terms of its own.
+            concurrency: how many run at once.
+            on_event: called in this thread with a wish's place, from 0, and each event.
+            on_end: the same, with its result or error, as each ends.
+            options: of all of them; see `generate`.
+
+        When a budget has nothing left, the rest is not sent. Ctrl-C, or an exception out of a
+        callback, cancels what runs, and waits until that is confirmed, before it is passed on.
+
+        Raises:
+            BadRequest: a wish has no prompt or an unknown name; nothing was sent.
+
+        """
+        from pennyreel import batch  # noqa: PLC0415 - see above
+
+        def starter(prompt: str, own: dict[str, Any]) -> Callable[[], RoutedJob]:
+            return lambda: self.start(prompt, **own)
+
+        spelled = batch.spelled(wishes, options, GenerateOptions.__annotations__)
+        starts = [starter(prompt, own) for prompt, own in spelled]
+        return batch.run(starts, concurrency=concurrency, on_event=on_event, on_end=on_end)
 
     def start(self, prompt: str, **options: Unpack[GenerateOptions]) -> RoutedJob:
         """Send a prompt by the router and return at once; see `generate`."""
@@ -364,6 +407,9 @@ class Client:
         with self._lock:
             opened, self._open = self._open, {}
             dispatch, self._dispatch = self._dispatch, None
+            hooks, self._hooks = self._hooks, None
+        if hooks is not None:
+            hooks.close()  # before the ledger, which they ask
         if dispatch is not None:
             dispatch.close()
         for backend in opened.values():
@@ -372,13 +418,26 @@ class Client:
     def _routed(self, work: Work, options: Mapping[str, Any]) -> RoutedJob:
         from pennyreel_comfy.waiting import Deadline  # noqa: PLC0415 - see above
 
-        return self.dispatch.send(
+        job = self.dispatch.send(
             work,
             _terms(options),
             out_dir=self._out_dir(options.get("out_dir")),
             deadline=Deadline(options.get("timeout_s")),
             ask=options.get("ask"),
         )
+        ledger = self.dispatch.ledger
+        return self._watched(job, lambda job_id: ledger.job(job_id).attempts)
+
+    def _watched(self, job: _J, attempts: Attempts | None = None) -> _J:
+        """Have the hooks told of it."""
+        from pennyreel.watching import Hooks  # noqa: PLC0415 - see above
+
+        with self._lock:
+            if self._hooks is None:
+                self._hooks = Hooks(self._given_hooks)
+            hooks = self._hooks
+        hooks.watch(job, attempts)
+        return job
 
     @staticmethod
     def _wait(job: RoutedJob, on_event: OnEvent | None) -> RunResult:
@@ -463,6 +522,14 @@ class Client:
     def _close(backend: Backend | None) -> None:
         if backend is not None:
             backend.close()
+
+
+def generate(
+    prompt: str, *, on_event: OnEvent | None = None, **options: Unpack[GenerateOptions]
+) -> RunResult:
+    """Make a video or an image from a prompt, with a client of its own; see `Client.generate`."""
+    with Client() as client:
+        return client.generate(prompt, on_event=on_event, **options)
 
 
 def _order(workflow: Workflow, options: JobOptions) -> Any:

@@ -2,7 +2,9 @@
 
 An argument wins over the environment, that over the file, that over the default. The file is
 `config.toml` in the user's config folder, or what PENNYREEL_CONFIG names; `FIELDS` is the table
-of everything that can be set.
+of everything that can be set. In the place of a secret the file may say that it is in the system's
+keyring, `{ keyring = "pennyreel" }`: so the keyring ranks where the file does, and is asked only
+for what it has, when that is used.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import ipaddress
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
+from pennyreel import keys
 from pennyreel_contract import Code, error
 
 if sys.version_info >= (3, 11):
@@ -40,15 +43,25 @@ HF_IMAGE_MODEL = "black-forest-labs/FLUX.1-dev"
 
 
 class Secret:
-    """A text that does not print itself; `reveal` is the only way to it."""
+    """A text that does not print itself; `reveal` is the only way to it.
+
+    It may be given as a function that gets it, called when it is first revealed.
+    """
 
     __slots__ = ("_text",)
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str | Callable[[], str]) -> None:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the text. Hand it to its own server and to nothing else."""
+        """Return the text. Hand it to its own server and to nothing else.
+
+        Raises:
+            SetupNeeded: it is to come from the keyring, and does not.
+
+        """
+        if not isinstance(self._text, str):
+            self._text = self._text()
         return self._text
 
     def __repr__(self) -> str:
@@ -60,10 +73,10 @@ class Secret:
         return bool(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
+        return isinstance(other, Secret) and other.reveal() == self.reveal()
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return hash(self.reveal())
 
     def __reduce__(self) -> str:
         raise TypeError("a Secret is not to be pickled")
@@ -166,6 +179,14 @@ class Field(NamedTuple):
     toml: str
     kind: str
     help: str
+
+
+class Origin(NamedTuple):
+    """A setting's value, and who says so."""
+
+    value: Any
+    origin: str
+    """argument, environment, file, keyring or default."""
 
 
 FIELDS: dict[str, Field] = {
@@ -311,20 +332,71 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
         SetupNeeded: the file cannot be read, or it or `overrides` name a setting we do not have.
 
     """
+    found, file = _found(environ, overrides)
+    values: dict[str, Any] = {name: one.value for name, one in found.items()}
+    return Settings(**values, config_file=file if file.is_file() else None)
+
+
+def origins(environ: Mapping[str, str] | None = None, **overrides: Any) -> dict[str, Origin]:
+    """Return every setting of `FIELDS` with its value and origin; see `load`."""
+    found, _ = _found(environ, overrides)
+    usual = Settings(home=Path())
+    return {name: found.get(name) or Origin(getattr(usual, name), "default") for name in FIELDS}
+
+
+def file_path(environ: Mapping[str, str] | None = None) -> Path:
+    """Return where the config file is, or would be."""
+    return _config_file(os.environ if environ is None else environ)
+
+
+def field_name(text: str) -> str:
+    """Return a setting's name for its name, its variable or its place in the file.
+
+    Raises:
+        SetupNeeded: there is no such setting.
+
+    """
+    for name, field in FIELDS.items():
+        if text in {name, field.env, field.toml}:
+            return name
+    raise _unknown(text, FIELDS, "pennyreel")
+
+
+def checked(name: str, text: str) -> str | Secret:
+    """Return a setting's value as the file would have it; raises SetupNeeded where it is wrong."""
+    field = FIELDS[name]
+    value = _convert(text, field.kind, name)
+    return value if isinstance(value, (str, Secret)) else text
+
+
+def _found(
+    environ: Mapping[str, str] | None, overrides: Mapping[str, Any]
+) -> tuple[dict[str, Origin], Path]:
+    """Return what is said by whom, the nearest word of each, and the file's place."""
     env = os.environ if environ is None else environ
     file = _config_file(env)
-    values: dict[str, Any] = _from_file(file, named=bool(env.get(CONFIG_ENV)))
+    found = {
+        name: Origin(value, "keyring" if isinstance(value, _Kept) else "file")
+        for name, value in _from_file(file, named=bool(env.get(CONFIG_ENV))).items()
+    }
     for name, field in FIELDS.items():
         if env.get(field.env):
-            values[name] = _convert(env[field.env], field.kind, field.env)
+            found[name] = Origin(_convert(env[field.env], field.kind, field.env), "environment")
     for name, value in overrides.items():
         if name not in FIELDS:
             raise _unknown(name, FIELDS, "pennyreel")
         if value is not None:
-            values[name] = _convert(value, FIELDS[name].kind, name)
-    values.setdefault("home", Path(platformdirs.user_data_dir("pennyreel", appauthor=False)))
-    values["home"] = values["home"].expanduser().absolute()
-    return Settings(**values, config_file=file if file.is_file() else None)
+            found[name] = Origin(_convert(value, FIELDS[name].kind, name), "argument")
+    usual = Path(platformdirs.user_data_dir("pennyreel", appauthor=False))
+    home = found.get("home", Origin(usual, "default"))
+    found["home"] = home._replace(value=home.value.expanduser().absolute())
+    return found, file
+
+
+class _Kept(Secret):
+    """A secret that the file says is in the keyring."""
+
+    __slots__ = ()
 
 
 def dev_stack(home: Path) -> DevStack | None:
@@ -413,8 +485,19 @@ def _from_file(file: Path, *, named: bool) -> dict[str, Any]:
     for place, value in _flatten(data):
         if place not in places:
             raise _unknown(place, places, str(file))
-        values[places[place]] = _convert(value, FIELDS[places[place]].kind, place)
+        name = places[place]
+        kept = _in_keyring(name, value)
+        values[name] = kept or _convert(value, FIELDS[name].kind, place)
     return values
+
+
+def _in_keyring(name: str, value: Any) -> Secret | None:
+    """Return the secret that `{ keyring = "SERVICE" }` stands for; it is read when it is used."""
+    field = FIELDS[name]
+    service = value.get("keyring") if isinstance(value, dict) and len(value) == 1 else None
+    if field.kind != "secret" or not isinstance(service, str) or not service:
+        return None
+    return _Kept(lambda: _secret(keys.read(name, service, field.env), field.toml).reveal())
 
 
 def _flatten(data: Mapping[str, Any]) -> list[tuple[str, Any]]:

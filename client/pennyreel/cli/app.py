@@ -23,9 +23,11 @@ class _Command(NamedTuple):
 
 COMMANDS = {
     "backends": _Command("backends", "Show where jobs can run, and where the next one goes."),
+    "batch": _Command("batch", "Make many videos or images from a file of prompts."),
     "budget": _Command("budget", "Show and set how much may be spent."),
     "cancel": _Command("cancel", "Stop a job by its handle."),
     "comfyui": _Command("comfyui", "Install, start and stop a ComfyUI on this machine."),
+    "config": _Command("config", "Show and change settings, and say where each comes from."),
     "costs": _Command("costs", "Show what was spent, by day, backend, project and more."),
     "demo": _Command("demo", "See the whole path work on this machine, at no cost."),
     "dev": _Command("dev", "Run an emulated RunPod with real workers on this machine."),
