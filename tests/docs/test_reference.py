@@ -55,7 +55,9 @@ def test_the_readme_has_every_command() -> None:
 
 def test_the_settings_in_configuration_md_are_those_of_the_code() -> None:
     text = page("docs/configuration.md").text
-    named = set(re.findall(r"`((?:PENNYREEL|RUNPOD|HF|CIVITAI|REPLICATE|GEMINI|GOOGLE)_[A-Z0-9_]+)`", text))
+    named = set(
+        re.findall(r"`((?:PENNYREEL|RUNPOD|HF|CIVITAI|REPLICATE|GEMINI|GOOGLE)_[A-Z0-9_]+)`", text)
+    )
     known = {field.env for field in config.FIELDS.values()}
     assert named == known | {config.CONFIG_ENV, DEBUG_ENV, "PENNYREEL_TEST_COMFYUI"}
     for field in config.FIELDS.values():

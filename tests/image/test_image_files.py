@@ -25,7 +25,7 @@ else:
 
 ROOT = Path(__file__).parents[2]
 # What the client alone imports.
-CLIENT_ONLY = {"alembic", "click", "platformdirs", "psutil", "rich", "sqlalchemy"}
+CLIENT_ONLY = {"alembic", "click", "platformdirs", "psutil", "rich", "sqlalchemy", "tomlkit"}
 MAJOR = re.compile(r"[\w-]+/[\w./-]+@v\d+")
 
 
