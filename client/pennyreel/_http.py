@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import random
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -26,11 +27,18 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from pennyreel.config import Secret, is_loopback, key_may_travel, well_formed
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.types import Sink
+from pennyreel_comfy import echoes
 from pennyreel_comfy.waiting import CancelToken, Deadline
 
 CONNECT_S = 10.0
 READ_S = 30.0
 CHUNK = 1 << 20
+MAX_ANSWER = 256 << 20
+"""Bytes taken of an answer: more than a clip in base64, less than a machine's memory."""
+
+MAX_FILE = 16 << 30
+"""Bytes taken of a result whose size nobody tells."""
+
 MAX_HOPS = 3
 TRIES = 4
 MAX_PAUSE_S = 30.0
@@ -103,7 +111,8 @@ class Api:
         """Send one request, once, and return its whole answer. `headers` are sent besides.
 
         Raises:
-            requests.RequestException: no answer; `never_sent` tells if anything left.
+            requests.RequestException: no answer, or one that is too large; `never_sent` tells if
+                anything left.
             Unavailable: the answer is a redirect, which would take the key elsewhere.
 
         """
@@ -119,7 +128,10 @@ class Api:
             auth=self._auth,
             timeout=(min(CONNECT_S, timeout), timeout),
             allow_redirects=False,
+            stream=True,
         )
+        with reply:
+            _take(reply)
         if 300 <= reply.status_code < 400:
             raise error(
                 Code.BACKEND_UNAVAILABLE,
@@ -141,6 +153,45 @@ class Api:
         if session is None:
             session = self._local.session = _session(self.base_url)
         return session
+
+
+class TooLarge(requests.RequestException):
+    """A server's answer has no end."""
+
+
+def _take(reply: requests.Response) -> None:
+    """Read an answer, as much as can be an honest one, without what the request carried."""
+    pieces, size = [], 0
+    for piece in reply.iter_content(CHUNK):
+        size += len(piece)
+        if size > MAX_ANSWER:
+            raise TooLarge
+        pieces.append(piece)
+    reply._content = b"".join(pieces)  # noqa: SLF001 - what `content` does, with a limit
+    echoes.hide(reply)
+
+
+class _Reply(requests.Response):
+    """An answer whose JSON cannot break its reader, or a terminal."""
+
+    def json(self, **options: Any) -> Any:
+        """Return it; ValueError also where it is nested without end."""
+        try:
+            return harmless(super().json(**options))
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
+
+def harmless(body: Any) -> Any:
+    """Return JSON without the characters that steer a terminal."""
+    if isinstance(body, str):
+        return body if _STEERING.search(body) is None else _STEERING.sub("\ufffd", body)
+    if isinstance(body, dict):
+        return {harmless(name): harmless(value) for name, value in body.items()}
+    return [harmless(one) for one in body] if isinstance(body, list) else body
+
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def never_sent(problem: Exception) -> bool:
@@ -212,7 +263,7 @@ def download(
             sink.restart()
             opened = _open(url, cutter, local=local, plain=plain, headers=headers, onward=onward)
             with opened as reply:
-                _get(url, reply, sink, most)
+                _get(url, reply, sink, most, size)
             cutter.check()  # a cut looks like an end where no length was announced
             _compare(url, sink, sha256, size)
 
@@ -334,6 +385,12 @@ class _SecurePool(HTTPSConnectionPool):
 class _Watched(HTTPAdapter):
     """Tells the download that runs in this thread of each connection it opens."""
 
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Make it one that can be trusted to be read."""
+        reply = super().build_response(req, resp)
+        reply.__class__ = _Reply
+        return reply
+
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the direct connections' pools."""
         super().init_poolmanager(*args, **options)
@@ -361,7 +418,9 @@ def _compare(url: str, sink: Sink, sha256: str, size: int | None) -> None:
         )
 
 
-def _get(url: str, reply: requests.Response, sink: Sink, most: int | None) -> None:
+def _get(
+    url: str, reply: requests.Response, sink: Sink, most: int | None, size: int | None
+) -> None:
     if reply.status_code in {403, 404, 410}:
         raise error(
             Code.RESULT_EXPIRED,
@@ -378,6 +437,11 @@ def _get(url: str, reply: requests.Response, sink: Sink, most: int | None) -> No
     for chunk in reply.iter_content(CHUNK):
         if most is not None and sink.size + len(chunk) > most:
             raise error(Code.INPUT_TOO_LARGE, f"{shown(url)} has more than {most} bytes")
+        told = MAX_FILE if size is None else size
+        if sink.size + len(chunk) > told:  # a disk is not filled by one who does not stop
+            raise error(
+                Code.STORAGE_FAILED, f"{shown(url)} arrived damaged: more than {told} bytes"
+            )
         sink.write(chunk)
 
 
@@ -467,7 +531,7 @@ def answer_text(reply: requests.Response) -> str:
     try:
         body: Any = reply.json()
     except ValueError:
-        return reply.text.strip()[:300]
+        return _STEERING.sub("\ufffd", reply.text[:1000].strip())[:300]
     if isinstance(body, dict):
         body = body.get("error") or body.get("message") or body
     return str(body)[:300]
