@@ -7,6 +7,7 @@ credentials from .netrc and send a local request through a proxy. None of that h
 from __future__ import annotations
 
 import ipaddress
+import logging
 import random
 import re
 import socket
@@ -44,6 +45,22 @@ TRIES = 4
 MAX_PAUSE_S = 30.0
 
 Pause = Callable[[float], None]
+
+
+class _NoQueries(logging.Filter):
+    """Takes the queries out of urllib3's debug lines: signatures stand there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; it is always told."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                f"{a.partition('?')[0]}?***" if isinstance(a, str) and "?" in a else a
+                for a in record.args
+            )
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_NoQueries())
 
 _UNSENT = (
     requests.ConnectTimeout,
