@@ -492,7 +492,14 @@ def _open(
             if stay or not (300 <= reply.status_code < 400 and target):
                 yield reply
                 return
-            url, told = urljoin(url, target), plainly
+            onto = urljoin(url, target)
+            if plain and _inside(onto) and not _inside(url):
+                raise error(  # the user named a public address, and its server this one
+                    Code.ADDRESS_REFUSED,
+                    f"{shown(url)} redirects to a private address: it is not fetched from there",
+                    hint="Give the address of the file itself.",
+                )
+            url, told = onto, plainly
     raise error(Code.STORAGE_FAILED, f"{shown(url)} redirects without end", retryable=False)
 
 
@@ -517,6 +524,10 @@ def _check(url: str, *, local: bool, plain: bool) -> None:
         f"{shown(url)}: files are fetched by https only",
         hint="Give the worker storage that is reached by https.",
     )
+
+
+def _inside(url: str) -> bool:
+    return is_loopback(url) or _private(urlsplit(url).hostname or "")
 
 
 def _private(host: str) -> bool:

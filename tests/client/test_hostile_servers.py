@@ -132,3 +132,19 @@ def test_what_a_server_says_does_not_steer_the_terminal(server: Scripted) -> Non
     plain: PennyreelError = error(Code.BAD_REQUEST, evil, hint=evil)
     for told in (text, str(plain), plain.hint):
         assert not set(told) & set("\x1b\x07\x9b\u202e\r")
+
+
+def test_a_public_address_of_the_users_leads_into_no_private_network(
+    server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = server.url.rpartition(":")[2]
+    inside = f"http://127.0.0.1:{port}/latest/meta-data"
+    server.script = lambda _: Reply(307, b"", {"Location": inside})
+    # The name stands for a public server: only how the address is written is looked at.
+    monkeypatch.setattr(_http, "is_loopback", lambda url: "127.0.0.1" in url)
+    with PartFile(tmp_path, "in.png") as part, pytest.raises(BadRequest) as caught:
+        _http.download(
+            f"http://localhost:{port}/in.png", part, local=True, plain=True, pause=lambda _: None
+        )
+    assert caught.value.code == "address_refused"
+    assert [r.path for r in server.requests] == ["/in.png"]

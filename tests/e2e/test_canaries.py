@@ -16,6 +16,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from client.support import GRAPH, LOADING, Reply, Request, Scripted, artifact
 from e2e.canaries import OWNERS, Canaries, Machine, argv_watched
@@ -223,28 +225,44 @@ def sqlite(machine: Machine) -> int:
         return int(ledger.execute("SELECT count(*) FROM attempts").fetchone()[0])
 
 
-def test_a_signed_input_address_is_in_the_spool_alone_while_it_is_needed(world: Machine) -> None:
-    signature, password = world.canaries.plant("signature"), world.canaries.plant("password")
+@pytest.fixture
+def bucket() -> Iterator[Scripted]:
+    with Scripted(lambda _: Reply(200, b"\x89PNG\r\n\x1a\n")) as running:
+        yield running
+
+
+def signed(world: Machine, bucket: Scripted) -> tuple[str, ...]:
+    """Run a graph on an input whose address holds a password and a signature."""
     graph = world.folder / "graph.json"
     graph.write_text(json.dumps(LOADING))
-    with Scripted(lambda _: Reply(200, b"\x89PNG\r\n\x1a\n")) as bucket:
-        host = bucket.url.removeprefix("http://")
-        url = f"http://user:{quote(password, safe='')}@{host}/in.png"
-        url += f"?X-Amz-Signature={quote(signature, safe='')}"
-        run = ("run", str(graph), "--input", f"photo={url}", *FREELY)
-        made = world.run(*run, "--backend", "comfyui")
-        assert made.code == 0, made.err
-        assert_clean(world)
-        more = {"PENNYREEL_S3_ENDPOINT": bucket.url, "PENNYREEL_S3_BUCKET": "bucket"}
-        stored = ("run", str(graph), "--input", "photo=s3://bucket/in.png", *FREELY)
-        made = world.run(*stored, "--backend", "comfyui", **more)
-        assert made.code == 0, made.err
-        assert "s3_key" in world.canaries.in_requests(bucket.requests), "it was signed"
-        assert_clean(world)
-        bucket.script = lambda _: Reply(403)
-        assert world.run(*run, "--backend", "comfyui").code != 0
+    password = quote(world.canaries.plant("password"), safe="")
+    signature = quote(world.canaries.plant("signature"), safe="")
+    host = bucket.url.removeprefix("http://")
+    url = f"http://user:{password}@{host}/in.png?X-Amz-Signature={signature}"
+    return ("run", str(graph), "--input", f"photo={url}", "--backend", "comfyui", *FREELY)
+
+
+def test_inputs_at_signed_addresses_and_in_s3_leave_nothing(
+    world: Machine, bucket: Scripted
+) -> None:
+    run = signed(world, bucket)
+    stored = tuple("photo=s3://bucket/in.png" if a.startswith("photo=") else a for a in run)
+    world.env |= {"PENNYREEL_S3_ENDPOINT": bucket.url, "PENNYREEL_S3_BUCKET": "bucket"}
+    each([run, stored], world)
+    assert [r.err for r in world.ran if r.code] == []
+    assert {"s3_key", "signature"} <= world.canaries.in_requests(bucket.requests)
+    assert_clean(world)
+
+
+@pytest.mark.long
+def test_after_a_failure_a_signed_address_is_in_the_spool_alone(
+    world: Machine, bucket: Scripted
+) -> None:
+    bucket.script = lambda _: Reply(403)
+    assert world.run(*signed(world, bucket)).code != 0
     assert_clean(world, kept=("signature", "password"))
     spool = list((world.folder / "home" / "pennyreel" / "spool").glob("*.json"))
+    assert spool
     assert all(file.stat().st_mode & 0o077 == 0 for file in spool)
 
 
@@ -280,6 +298,45 @@ def test_addresses_with_passwords_are_never_quoted(machine: Machine) -> None:
     url = f"postgresql://user:{quote(password, safe='')}@127.0.0.1:9/ledger"
     machine.run("costs", PENNYREEL_LEDGER_URL=url)
     assert machine.ran[-1].code != 0
+    assert_clean(machine)
+
+
+@pytest.mark.parametrize("kind", ["authorized_user", "service_account"])
+def test_a_credentials_file_is_not_quoted_even_by_a_server_that_quotes_it(
+    machine: Machine, servers: Servers, tmp_path: Path, kind: str
+) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    machine.canaries.adopt("private_key", key.decode().splitlines()[5])
+    info = {"type": kind, "client_email": "robot@x.example", "private_key": key.decode()}
+    info |= {n: machine.canaries.plant(n) for n in ("client_secret", "refresh_token")}
+    with Scripted(echo) as tokens:
+        file = tmp_path / "credentials.json"
+        file.write_text(json.dumps({**info, "client_id": "id", "token_uri": tokens.url}))
+        del machine.env["PENNYREEL_VERTEX_TOKEN"]
+        machine.env["GOOGLE_APPLICATION_CREDENTIALS"] = str(file)
+        each([generate("veo"), ("doctor",), ("backends", "--json")], machine)
+        assert tokens.requests
+    assert_clean(machine)
+    assert servers.strangers() == {}
+
+
+@pytest.mark.parametrize("damage", ["", "this is = no toml"])
+def test_a_config_file_is_never_quoted(machine: Machine, tmp_path: Path, damage: str) -> None:
+    tables: dict[str, list[str]] = {}
+    for name, one in FIELDS.items():
+        if one.kind == "secret":
+            table, _, key = one.toml.rpartition(".")
+            tables.setdefault(table, []).append(f'{key} = "{machine.canaries.plant(name)}"')
+            machine.env.pop(one.env, None)
+    text = "\n".join("\n".join([f"[{table}]", *keys]) for table, keys in tables.items())
+    file = tmp_path / "config.toml"
+    file.write_text(f"{text}\n{damage}\n")
+    machine.env["PENNYREEL_CONFIG"] = str(file)
+    each([("backends",), ("doctor", "--json"), generate("gemini")], machine)
     assert_clean(machine)
 
 
