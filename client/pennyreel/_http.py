@@ -7,7 +7,9 @@ credentials from .netrc and send a local request through a proxy. None of that h
 from __future__ import annotations
 
 import ipaddress
+import logging
 import random
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -26,16 +28,39 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from pennyreel.config import Secret, is_loopback, key_may_travel, well_formed
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.types import Sink
+from pennyreel_comfy import echoes
 from pennyreel_comfy.waiting import CancelToken, Deadline
 
 CONNECT_S = 10.0
 READ_S = 30.0
 CHUNK = 1 << 20
+MAX_ANSWER = 256 << 20
+"""Bytes taken of an answer: more than a clip in base64, less than a machine's memory."""
+
+MAX_FILE = 16 << 30
+"""Bytes taken of a result whose size nobody tells."""
+
 MAX_HOPS = 3
 TRIES = 4
 MAX_PAUSE_S = 30.0
 
 Pause = Callable[[float], None]
+
+
+class _NoQueries(logging.Filter):
+    """Takes the queries out of urllib3's debug lines: signatures stand there."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; it is always told."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                f"{a.partition('?')[0]}?***" if isinstance(a, str) and "?" in a else a
+                for a in record.args
+            )
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_NoQueries())
 
 _UNSENT = (
     requests.ConnectTimeout,
@@ -103,7 +128,8 @@ class Api:
         """Send one request, once, and return its whole answer. `headers` are sent besides.
 
         Raises:
-            requests.RequestException: no answer; `never_sent` tells if anything left.
+            requests.RequestException: no answer, or one that is too large; `never_sent` tells if
+                anything left.
             Unavailable: the answer is a redirect, which would take the key elsewhere.
 
         """
@@ -119,7 +145,10 @@ class Api:
             auth=self._auth,
             timeout=(min(CONNECT_S, timeout), timeout),
             allow_redirects=False,
+            stream=True,
         )
+        with reply:
+            _take(reply)
         if 300 <= reply.status_code < 400:
             raise error(
                 Code.BACKEND_UNAVAILABLE,
@@ -141,6 +170,45 @@ class Api:
         if session is None:
             session = self._local.session = _session(self.base_url)
         return session
+
+
+class TooLarge(requests.RequestException):
+    """A server's answer has no end."""
+
+
+def _take(reply: requests.Response) -> None:
+    """Read an answer, as much as can be an honest one, without what the request carried."""
+    pieces, size = [], 0
+    for piece in reply.iter_content(CHUNK):
+        size += len(piece)
+        if size > MAX_ANSWER:
+            raise TooLarge
+        pieces.append(piece)
+    reply._content = b"".join(pieces)  # noqa: SLF001 - what `content` does, with a limit
+    echoes.hide(reply)
+
+
+class _Reply(requests.Response):
+    """An answer whose JSON cannot break its reader, or a terminal."""
+
+    def json(self, **options: Any) -> Any:
+        """Return it; ValueError also where it is nested without end."""
+        try:
+            return harmless(super().json(**options))
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
+
+def harmless(body: Any) -> Any:
+    """Return JSON without the characters that steer a terminal."""
+    if isinstance(body, str):
+        return body if _STEERING.search(body) is None else _STEERING.sub("\ufffd", body)
+    if isinstance(body, dict):
+        return {harmless(name): harmless(value) for name, value in body.items()}
+    return [harmless(one) for one in body] if isinstance(body, list) else body
+
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def never_sent(problem: Exception) -> bool:
@@ -212,7 +280,7 @@ def download(
             sink.restart()
             opened = _open(url, cutter, local=local, plain=plain, headers=headers, onward=onward)
             with opened as reply:
-                _get(url, reply, sink, most)
+                _get(url, reply, sink, most, size)
             cutter.check()  # a cut looks like an end where no length was announced
             _compare(url, sink, sha256, size)
 
@@ -334,6 +402,12 @@ class _SecurePool(HTTPSConnectionPool):
 class _Watched(HTTPAdapter):
     """Tells the download that runs in this thread of each connection it opens."""
 
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """Make it one that can be trusted to be read."""
+        reply = super().build_response(req, resp)
+        reply.__class__ = _Reply
+        return reply
+
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """Make the direct connections' pools."""
         super().init_poolmanager(*args, **options)
@@ -361,7 +435,9 @@ def _compare(url: str, sink: Sink, sha256: str, size: int | None) -> None:
         )
 
 
-def _get(url: str, reply: requests.Response, sink: Sink, most: int | None) -> None:
+def _get(
+    url: str, reply: requests.Response, sink: Sink, most: int | None, size: int | None
+) -> None:
     if reply.status_code in {403, 404, 410}:
         raise error(
             Code.RESULT_EXPIRED,
@@ -378,6 +454,11 @@ def _get(url: str, reply: requests.Response, sink: Sink, most: int | None) -> No
     for chunk in reply.iter_content(CHUNK):
         if most is not None and sink.size + len(chunk) > most:
             raise error(Code.INPUT_TOO_LARGE, f"{shown(url)} has more than {most} bytes")
+        told = MAX_FILE if size is None else size
+        if sink.size + len(chunk) > told:  # a disk is not filled by one who does not stop
+            raise error(
+                Code.STORAGE_FAILED, f"{shown(url)} arrived damaged: more than {told} bytes"
+            )
         sink.write(chunk)
 
 
@@ -411,7 +492,14 @@ def _open(
             if stay or not (300 <= reply.status_code < 400 and target):
                 yield reply
                 return
-            url, told = urljoin(url, target), plainly
+            onto = urljoin(url, target)
+            if plain and _inside(onto) and not _inside(url):
+                raise error(  # the user named a public address, and its server this one
+                    Code.ADDRESS_REFUSED,
+                    f"{shown(url)} redirects to a private address: it is not fetched from there",
+                    hint="Give the address of the file itself.",
+                )
+            url, told = onto, plainly
     raise error(Code.STORAGE_FAILED, f"{shown(url)} redirects without end", retryable=False)
 
 
@@ -436,6 +524,10 @@ def _check(url: str, *, local: bool, plain: bool) -> None:
         f"{shown(url)}: files are fetched by https only",
         hint="Give the worker storage that is reached by https.",
     )
+
+
+def _inside(url: str) -> bool:
+    return is_loopback(url) or _private(urlsplit(url).hostname or "")
 
 
 def _private(host: str) -> bool:
@@ -467,7 +559,7 @@ def answer_text(reply: requests.Response) -> str:
     try:
         body: Any = reply.json()
     except ValueError:
-        return reply.text.strip()[:300]
+        return _STEERING.sub("\ufffd", reply.text[:1000].strip())[:300]
     if isinstance(body, dict):
         body = body.get("error") or body.get("message") or body
     return str(body)[:300]

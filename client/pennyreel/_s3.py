@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from pennyreel.config import S3
+from pennyreel.config import S3, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.sources import Source
 
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 
 PREFIX = "pennyreel/inputs"
 URL_TTL_S = 86_400
+MAX_JSON = 64 << 20
+"""Bytes taken of a stored result: files inside it are small ones."""
+
+_PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def require(s3: S3 | None, what: str) -> S3:
@@ -69,7 +75,8 @@ def get_json(s3: S3, key: str) -> dict[str, Any] | None:
     """
     try:
         with closing(_client(s3)) as client:
-            body = json.loads(client.get_object(Bucket=s3.bucket, Key=key)["Body"].read())
+            content = client.get_object(Bucket=s3.bucket, Key=key)["Body"].read(MAX_JSON + 1)
+            body = None if len(content) > MAX_JSON else json.loads(content)
     except PennyreelError:
         raise
     except Exception as problem:  # noqa: BLE001 - as above
@@ -97,6 +104,7 @@ def _client(s3: S3) -> S3Client:
             "an S3 bucket is configured, but boto3 is not installed",
             hint="pip install 'pennyreel[s3]'",
         ) from None
+    _hush()
     options: dict[str, Any] = {}
     if s3.key is not None and s3.secret is not None:
         options = {
@@ -111,6 +119,8 @@ def _client(s3: S3) -> S3Client:
         response_checksum_validation="when_required",
         connect_timeout=10,
         retries={"max_attempts": 3, "mode": "standard"},
+        # None: those of the environment, which do not lead to this machine.
+        proxies={} if s3.endpoint and is_loopback(s3.endpoint) else None,
     )
     return boto3.client(
         "s3",
@@ -121,6 +131,17 @@ def _client(s3: S3) -> S3Client:
     )
 
 
+def _hush() -> None:
+    """Keep boto's debug lines out of who logs everything: they hold keys and proxies' passwords.
+
+    Who wants them sets the level of "botocore" itself.
+    """
+    for name in ("botocore", "boto3", "s3transfer"):
+        log = logging.getLogger(name)
+        if log.level == logging.NOTSET:
+            log.setLevel(logging.INFO)
+
+
 def _failed(s3: S3, problem: Exception) -> PennyreelError:
     """Name the kind of failure only: boto3's messages may quote requests."""
     return error(Code.STORAGE_FAILED, f"bucket {s3.bucket}: {_code(problem)}")
@@ -128,4 +149,5 @@ def _failed(s3: S3, problem: Exception) -> PennyreelError:
 
 def _code(problem: Exception) -> str:
     response = getattr(problem, "response", None) or {}
-    return (response.get("Error") or {}).get("Code") or type(problem).__name__
+    told = str((response.get("Error") or {}).get("Code") or "")
+    return told if _PLAIN.fullmatch(told) else type(problem).__name__

@@ -14,6 +14,7 @@ from typing import Any
 import websocket
 
 from pennyreel_comfy import events
+from pennyreel_comfy.echoes import hide_in
 from pennyreel_comfy.events import Event
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class EventSocket:
     ) -> None:
         """Keep the settings; `start` connects."""
         self._url = f"{url}?clientId={client_id}"
-        self._headers = [f"{name}: {value}" for name, value in (headers or {}).items()]
+        self._told = dict(headers or {})
+        self._headers = [f"{name}: {value}" for name, value in self._told.items()]
         self._on_event = on_event
         self._on_reconnect = on_reconnect
         self._closing = threading.Event()
@@ -166,7 +168,7 @@ class EventSocket:
                     return
                 if opcode not in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
                     continue  # the pong that was waited for
-                message = data.decode("utf-8", "replace") if opcode == 1 else bytes(data)
+                message = bytes(data) if opcode != 1 else self._text(data)
                 try:
                     self._on_event(events.parse(message))
                 except Exception:  # noqa: BLE001 - a listener's bug must not end everybody's events
@@ -176,6 +178,9 @@ class EventSocket:
         finally:
             self._open.clear()
             current.shutdown()
+
+    def _text(self, data: bytes) -> str:
+        return hide_in(data.decode("utf-8", "replace"), self._told)
 
 
 def _cut(opened: Any) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import NewConnectionError
 
+from pennyreel_comfy.echoes import hide
 from pennyreel_comfy.multipart import FileForm
 from pennyreel_comfy.rejections import rejection
 from pennyreel_contract import Code, PennyreelError, error
@@ -324,7 +325,8 @@ def _is_job_404(reply: requests.Response) -> bool:
 
 
 def _body(reply: requests.Response) -> Any:
+    hide(reply)
     try:
         return reply.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return reply.text

@@ -18,6 +18,7 @@ it is `ErrorInfo.encode()`, a JSON object whose key `pennyreel_error` names it a
 from __future__ import annotations
 
 import json
+import re
 from enum import Enum
 from typing import Annotated, Any, NamedTuple
 
@@ -181,8 +182,14 @@ _TABLE: dict[Code, _Entry] = {
 
 
 def _utf8(text: str) -> str:
-    """Replace lone surrogates: the platform's SDK would lose the whole answer over one."""
-    return text.encode("utf-8", "replace").decode()
+    """Replace lone surrogates: the platform's SDK would lose the whole answer over one.
+
+    So, too, what steers a terminal: an error may quote anybody.
+    """
+    return _STEERING.sub("\ufffd", text.encode("utf-8", "replace").decode())
+
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 _Text = Annotated[str, AfterValidator(_utf8)]

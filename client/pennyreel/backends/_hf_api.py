@@ -222,12 +222,13 @@ def _refuse_job(reply: requests.Response, provider: str) -> NoReturn:
             detail={"status": 404},
         )
     if reply.status_code == 503 and isinstance(body, dict) and "estimated_time" in body:
-        wait = body["estimated_time"]
+        wait = body["estimated_time"]  # Infinity is JSON to Python, and no time to wait
+        sound = isinstance(wait, (int, float)) and 0 <= wait <= 86_400
         raise error(
             Code.BACKEND_UNAVAILABLE,
             f"{provider} is loading the model",
             hint="Try again in a minute, or use another backend.",
-            detail={"retry_after_s": wait if isinstance(wait, (int, float)) else None},
+            detail={"retry_after_s": wait if sound else None},
         )
     # 408 is a server's "I waited for you" or a gateway's "it took too long": not a refusal.
     if reply.status_code >= 500 or reply.status_code == 408 or reply.status_code < 400:

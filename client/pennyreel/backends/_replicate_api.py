@@ -202,7 +202,7 @@ def _unknown(why: str, body: dict[str, Any]) -> PennyreelError:
 def _says(reply: requests.Response) -> str:
     body = _object(reply)
     if body is None:
-        return reply.text.strip()[:300]
+        return _http.answer_text(reply)
     return str(body.get("detail") or body.get("title") or "").strip()[:300]
 
 
@@ -210,7 +210,7 @@ def _wait(reply: requests.Response, says: str) -> float | None:
     """Seconds that a 429 asks for: its header (not documented), else its words (documented)."""
     asked = _http.retry_after(reply)
     found = _RESETS.search(says)
-    return float(found[1]) if asked is None and found else asked
+    return min(86_400.0, float(found[1])) if asked is None and found else asked
 
 
 def _object(reply: requests.Response) -> dict[str, Any] | None:
