@@ -24,16 +24,7 @@ OURS = ("PENNYREEL_", "RUNPOD_", "AWS_", "GOOGLE_", "GEMINI_", "REPLICATE_", "HF
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """PENNYREEL_HOME, empty; nothing of this machine's own settings is seen."""
     for name in list(os.environ):
-<<<<<<< HEAD
         if name.startswith(OURS) or "proxy" in name.lower():
-=======
-        if (
-            name.startswith(
-                ("PENNYREEL_", "RUNPOD_", "AWS_", "GOOGLE_", "GEMINI_", "REPLICATE_", "HF_")
-            )
-            or "proxy" in name.lower()
-        ):
->>>>>>> canary
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("PENNYREEL_HOME", str(folder))
