@@ -12,26 +12,32 @@ from typing import Any
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Backend, Work
-from pennyreel.books import LedgerBooks
+from pennyreel.books import Allowed, LedgerBooks, Priced
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.money import catalog
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.ledger import Ledger
-from pennyreel.money.records import Labels
+from pennyreel.money.records import Job, Labels
+from pennyreel.need import Need
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
-from pennyreel.routing.decision import Decision, Outcome
+from pennyreel.routing.decision import Decision
 from pennyreel.routing.explain import headline
 from pennyreel.routing.facts import Facts, Rules, Spent
-from pennyreel.routing.machine import Ask, Option
+from pennyreel.routing.machine import Ask, Option, Trouble
 from pennyreel.routing.policy import decide
-from pennyreel.routing.quote import Quote, quote
-from pennyreel.spool import Order, Spool
+from pennyreel.routing.quote import Quote, better_text, quote
+from pennyreel.spool import Held, Order, Spool
 from pennyreel.survey import Opener, Survey
 from pennyreel.terms import Terms
 from pennyreel.types import RunResult
 from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Result, new_attempt_id
+
+CANCEL_S = 90.0
+"""How long a cancel waits for the process that drives the job."""
+
+_LOOK_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -102,31 +108,25 @@ class Dispatch:
         rules, table = self._rules(terms), self._catalog()
         facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
         decision = decide(facts, work.need, rules, now=time.time(), spent=self._spent())
-        job_id = new_attempt_id()
-        labels = Labels(**routes.labels_of(terms, work.need.template))
-        self.ledger.record_job(
-            job_id,
-            request_sha256=work.digest(),
-            need=work.need,
-            labels=labels,
-            backends=decision.order,
-            policy=decision.policy,
-        )
-        self.ledger.record_decision(job_id, routes.decided(decision))
         options, priced = routes.options_of(decision, facts, asking=ask is not None)
+        job_id = new_attempt_id()
         if not options:
-            raise self._refused(job_id, decision)
-        books = LedgerBooks(
-            self.ledger,
-            priced=priced,
-            caps=routes.caps_of(rules),
-            unpriced=rules.allow_unknown_price,
-        )
-        books.begin(job_id, options)
+            self._record(job_id, work, terms, decision)
+            raise self._refused(job_id, decision, quote_of(facts, work.need, rules, table))
+        # Its request first: a job that the ledger has can be gone on with.
         self._spool.put(job_id, Order(work, out_dir))
-        first = types.Chosen(options[0].backend, headline(decision))
-        learned = _Learner(self.ledger, tuple(facts))
-        parts = self._parts(books, table, learned, ask)
+        held = self._held(job_id)
+        books = LedgerBooks(self.ledger)
+        try:
+            self._record(job_id, work, terms, decision)
+            books.begin(job_id, options, _allowed(rules, priced))
+        except BaseException:
+            self._spool.remove(job_id)
+            held.release(ended=True)
+            raise
+        chosen = decision.chosen
+        first = None if chosen is None else types.Chosen(chosen.backend, headline(decision))
+        parts = self._parts(books, held, table, _Learner(self.ledger, tuple(facts)), ask)
         return RoutedJob(
             job_id, work, parts, out_dir=out_dir, deadline=deadline, first=first
         ).start()
@@ -137,39 +137,42 @@ class Dispatch:
         *,
         deadline: Deadline | None = None,
         out_dir: Path | None = None,
-        cancel: bool = False,
+        ask: Callable[[Ask], bool] | None = None,
     ) -> RoutedJob:
-        """Go on with a job whose client has ended; `cancel`: only to stop it.
+        """Go on with a job whose client has ended.
 
         Raises:
-            BadRequest: it has ended, another process drives it, or its request is not here.
+            BadRequest: it has ended, another process drives it (`busy` in its detail), or its
+                request is not here.
 
+        """
+        job = self._open(job_id)
+        order = self._spool.get(job.job_id)
+        held = self._held(job.job_id)
+        resumed = self._resumed(job.job_id, order, held, out_dir, deadline, ask)
+        return resumed.start()
+
+    def cancel(self, job_id: str) -> bool:
+        """Stop a job, whoever drives it; return whether it is known that nothing of it runs.
+
+        What another process drives, that process stops: it is waited for, CANCEL_S at most.
         """
         job = self.ledger.job(job_id)
         if job.outcome is not None:
-            raise error(
-                Code.BAD_REQUEST,
-                f"job {job.job_id} has ended: {job.outcome}",
-                hint=f"See it: pennyreel jobs show {job.job_id}",
-            )
-        still = self.ledger.open_attempts(job.job_id)
-        if still and not self.ledger.claim_open(CLAIM_S, job.job_id):
-            raise error(
-                Code.BAD_REQUEST,
-                f"another process is driving job {job.job_id}",
-                hint=f"Wait for it, or stop it: pennyreel jobs cancel {job.job_id}",
-            )
-        order = self._spool.get(job.job_id)
-        books = LedgerBooks(self.ledger)
-        parts = self._parts(books, self._catalog(), _Learner(self.ledger, ()), None)
-        resumed = RoutedJob(
-            job.job_id,
-            order.work,
-            parts,
-            out_dir=out_dir or order.out_dir,
-            deadline=deadline or Deadline(None),
-        )
-        return resumed if cancel else resumed.start()
+            return not self.ledger.open_attempts(job.job_id)
+        # In the books first: whoever drives the job, now or later, sends nothing any more.
+        LedgerBooks(self.ledger).mark_cancelled(job.job_id)
+        limit = Deadline(CANCEL_S)
+        while self.ledger.job(job.job_id).outcome is None and not limit.expired:
+            held = self._spool.hold(job.job_id)
+            try:
+                if held is not None:
+                    return self._resumed(job.job_id, self._rest(job), held).cancel()
+            except PennyreelError as problem:
+                if not problem.info.detail.get("busy"):
+                    raise
+            time.sleep(_LOOK_S)
+        return not self.ledger.open_attempts(job.job_id)
 
     def request(self, job_id: str) -> Order:
         """Return what a job asked for; raises BadRequest where it is not on this machine."""
@@ -193,9 +196,93 @@ class Dispatch:
             raise error(Code.BAD_REQUEST, f"no decision was recorded for job {job.job_id}")
         return found
 
+    def made(self, job_id: str) -> str | None:
+        """Return the handle of what a job has made and paid for, if it has."""
+        return LedgerBooks(self.ledger).made(self.ledger.job(job_id).job_id)
+
+    def troubles(self, job_id: str) -> list[tuple[str, Trouble]]:
+        """Return what went wrong, by backend, in the order of trying."""
+        record = LedgerBooks(self.ledger).record(self.ledger.job(job_id).job_id)
+        return [(record.options[a.n].key, a.trouble) for a in record.attempts if a.trouble]
+
+    def out_dir(self, job_id: str) -> Path | None:
+        """Return where a job's files were to go, where that is known here."""
+        with suppress(PennyreelError):
+            return self.request(job_id).out_dir
+        return None
+
+    def _open(self, job_id: str) -> Job:
+        job = self.ledger.job(job_id)
+        if job.outcome is None:
+            return job
+        raise error(
+            Code.BAD_REQUEST,
+            f"job {job.job_id} has ended: {job.outcome}",
+            hint=f"See it: pennyreel jobs show {job.job_id}",
+        )
+
+    def _held(self, job_id: str) -> Held:
+        """Take the right to drive a job, and look again: it may have ended in the meantime."""
+        held = self._spool.hold(job_id)
+        if held is None:
+            raise error(
+                Code.BAD_REQUEST,
+                f"another process is driving job {job_id}",
+                hint=f"Wait for it, or stop it: pennyreel jobs cancel {job_id}",
+                detail={"busy": True},
+            )
+        return held
+
+    def _resumed(
+        self,
+        job_id: str,
+        order: Order,
+        held: Held,
+        out_dir: Path | None = None,
+        deadline: Deadline | None = None,
+        ask: Callable[[Ask], bool] | None = None,
+    ) -> RoutedJob:
+        try:
+            self._open(job_id)  # again: it may have ended before it was ours
+            still = self.ledger.open_attempts(job_id)
+            if len(self.ledger.claim_open(CLAIM_S, job_id)) < len(still):
+                raise error(
+                    Code.BAD_REQUEST,
+                    f"another machine is driving job {job_id}",
+                    hint="Go on with it there; if that machine is gone, wait two minutes.",
+                    detail={"busy": True},
+                )
+            learned = _Learner(self.ledger, ())
+            parts = self._parts(LedgerBooks(self.ledger), held, self._catalog(), learned, ask)
+        except BaseException:
+            held.release(ended=False)
+            raise
+        limit = deadline or Deadline(None)
+        return RoutedJob(
+            job_id, order.work, parts, out_dir=out_dir or order.out_dir, deadline=limit
+        )
+
+    def _rest(self, job: Job) -> Order:
+        """Return a job's request for a cancel, which needs none of it: nothing is sent."""
+        with suppress(PennyreelError):
+            return self._spool.get(job.job_id)
+        return Order(Work(job.job_id, {}), self._settings.out_dir)
+
+    def _record(self, job_id: str, work: Work, terms: Terms, decision: Decision) -> None:
+        self.ledger.record_job(
+            job_id,
+            request_sha256=work.digest(),
+            need=work.need,
+            labels=Labels(**routes.labels_of(terms, work.need.template)),
+            backends=decision.order,
+            policy=decision.policy,
+        )
+        self.ledger.record_decision(job_id, routes.decided(decision))
+
     def _parts(
         self,
         books: LedgerBooks,
+        held: Held,
         table: Catalog,
         learn: Callable[[Option, Work, Result], None],
         ask: Callable[[Ask], bool] | None,
@@ -205,15 +292,23 @@ class Dispatch:
             books=books,
             backends=_Backends(self._fresh),
             spool=self._spool,
+            held=held,
             price=routes.pricer(table),
             learn=learn,
             ask=ask,
         )
 
-    def _refused(self, job_id: str, decision: Decision) -> PennyreelError:
+    def _refused(self, job_id: str, decision: Decision, ways: str) -> PennyreelError:
         problem = decision.refusal()
-        outcome = problem.code if decision.outcome is not Outcome.GO else Code.INTERNAL.value
-        self.ledger.end_job(job_id, outcome, {"outcome": "refused"})
+        if problem.code == Code.NOT_CONFIGURED.value and ways:
+            problem = error(
+                Code.NOT_CONFIGURED,
+                "nothing here can make it yet",
+                hint=f"have one of these, cheapest first:\n{ways}\n"
+                f"why not what is here: pennyreel why {job_id[:12]}",
+                detail=problem.info.detail,
+            )
+        self.ledger.end_job(job_id, problem.code, {"outcome": "refused"})
         problem.info.detail["job_id"] = job_id
         return problem
 
@@ -235,6 +330,16 @@ class Dispatch:
         """Return what this day has cost; a job begins at nothing."""
         today = self.ledger.spending("day", since_ms=int(time.time() // 86400) * 86_400_000)
         return Spent(day=sum(one.spent + one.reserved for one in today))
+
+
+def quote_of(facts: list[Facts], need: Need, rules: Rules, table: Catalog) -> str:
+    """Return the ways to have a backend, as `quote` shows them; "" where what is here will do."""
+    quoted = quote(facts, need, rules, table, now=time.time())
+    return better_text(quoted.better) if quoted.better else ""
+
+
+def _allowed(rules: Rules, priced: dict[str, Priced]) -> Allowed:
+    return Allowed(priced, routes.caps_of(rules), rules.allow_unknown_price)
 
 
 @dataclass(frozen=True)

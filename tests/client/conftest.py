@@ -22,7 +22,8 @@ from pennyreel_emulators.runpod import EndpointConfig, Limits, PlatformConfig, R
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """PENNYREEL_HOME, empty; nothing of this machine's own settings is seen."""
     for name in list(os.environ):
-        if name.startswith(("PENNYREEL_", "RUNPOD_", "AWS_", "GOOGLE_", "GEMINI_", "REPLICATE_", "HF_")) or "proxy" in name.lower():
+        ours = ("PENNYREEL_", "RUNPOD_", "AWS_", "GOOGLE_", "GEMINI_", "REPLICATE_", "HF_")
+        if name.startswith(ours) or "proxy" in name.lower():
             monkeypatch.delenv(name)
     folder = tmp_path / "home"
     monkeypatch.setenv("PENNYREEL_HOME", str(folder))
