@@ -39,6 +39,14 @@ _STAGES = {
     "running": Stage.ACCEPTED,
     "unknown": Stage.UNKNOWN,
 }
+_BELIEVED = {
+    **dict.fromkeys(Stage, frozenset({"ended", "unknown"})),
+    Stage.RESERVED: frozenset({"sent"}),
+    Stage.SENDING: frozenset({"sent"}),
+    Stage.STOPPING: frozenset({"accepted", "running"}),
+}
+"""With which of the ledger's states a record of a stage is the last word."""
+
 _LATE = "late"
 
 
@@ -87,7 +95,7 @@ class LedgerBooks:
         options = _options(kept)
         places = {o.key: n for n, o in reversed(list(enumerate(options)))}
         # Of each attempt the last word counts.
-        words = {r["attempt_id"]: r for r in kept if r.get("record") in {"end", "sends"}}
+        words = {r["attempt_id"]: r for r in kept if r.get("record") in {"end", "stage"}}
         attempts = tuple(
             _attempt(a, places[_key(a)], words.get(a.attempt_id))
             for a in job.attempts
@@ -141,22 +149,20 @@ class LedgerBooks:
     ) -> None:
         """Keep how far an attempt is.
 
-        A refused send goes back to RESERVED. The ledger's states never go back, so a record says
-        it, and another one takes that back before it is sent again.
+        The ledger's states never go back and know no stopping, so a record says what they cannot:
+        a refused send goes back to RESERVED, until it is sent again.
         """
         attempt_id = self.attempt_id(job_id, n)
         before = self._ledger.attempt(attempt_id)
-        if stage is Stage.RESERVED or (
-            stage is Stage.SENDING and before is not None and before.state != "intended"
-        ):
-            told = {"record": "sends", "attempt_id": attempt_id, "stage": stage.value}
-            self._ledger.record_decision(job_id, told)
-        elif stage is Stage.SENDING:
+        if stage is Stage.SENDING and before is not None and before.state == "intended":
             self._ledger.mark(attempt_id, "sent")
         elif stage is Stage.ACCEPTED:
             self._ledger.mark(attempt_id, "accepted", handle=handle)
             if handle is not None:
                 self.on_accepted(handle)
+        else:
+            told = {"record": "stage", "attempt_id": attempt_id, "stage": stage.value}
+            self._ledger.record_decision(job_id, told)
 
     def settle(
         self, job_id: str, n: int, stage: Stage, microusd: int | None, trouble: Trouble | None
@@ -255,8 +261,7 @@ def _key(attempt: Attempt) -> str:
 def _attempt(attempt: Attempt, n: int, word: dict[str, Any] | None) -> AttemptRecord:
     stage = _STAGES.get(attempt.state, Stage.DONE if attempt.code == "done" else Stage.FAILED)
     trouble = None
-    believed = {"end": {"ended", "unknown"}, "sends": {"sent"}}
-    if word is not None and attempt.state in believed[word["record"]]:
+    if word is not None and attempt.state in _BELIEVED[Stage(word["stage"])]:
         stage = Stage(word["stage"])
         told = word.get("trouble")
         known = Trouble.__dataclass_fields__

@@ -187,7 +187,7 @@ def test_an_unknown_outcome_exits_7(
     monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", f"{scripted(lambda _: None).url}/v2")
     assert cli("run", graph, "--backend", "runpod").code == 2, "its price is not known"
     monkeypatch.setenv("PENNYREEL_RUNPOD_GPU", "AMPERE_24")
-    assert cli("run", graph, "--backend", "runpod").code == 7
+    assert cli("run", graph, "--backend", "runpod", "--allow-unknown-price").code == 7
 
 
 def test_a_bug_exits_1_in_one_line_and_shows_its_traceback_when_asked(
