@@ -6,26 +6,24 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Backend, Work
-from pennyreel.books import Allowed, LedgerBooks, Priced
+from pennyreel.books import Allowed, LedgerBooks
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.money import catalog
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.records import Job, Labels
-from pennyreel.need import Need
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
 from pennyreel.routing.decision import Decision
 from pennyreel.routing.explain import headline
 from pennyreel.routing.facts import Facts, Rules, Spent
 from pennyreel.routing.machine import Ask, Option, Trouble
-from pennyreel.routing.policy import decide
 from pennyreel.routing.quote import Quote, better_text, quote
 from pennyreel.spool import Held, Order, Spool
 from pennyreel.survey import Opener, Survey
@@ -48,6 +46,26 @@ class _Backends:
 
     def open(self, option: Option) -> Backend:
         return self.opener(option.backend, option.target or None)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was decided for a job, from what, and what follows for the router."""
+
+    quoted: Quote
+    facts: list[Facts]
+    options: list[Option]
+    allowed: Allowed
+
+    @property
+    def decision(self) -> Decision:
+        return self.quoted.decision
+
+    @property
+    def first(self) -> types.Chosen | None:
+        """What a person is told first."""
+        chosen = self.quoted.chosen
+        return None if chosen is None else types.Chosen(chosen.backend, headline(self.decision))
 
 
 class Dispatch:
@@ -84,10 +102,7 @@ class Dispatch:
 
     def quote(self, work: Work, terms: Terms) -> Quote:
         """Return what the job would cost and take everywhere; costs nothing and sends nothing."""
-        rules = self._rules(terms)
-        table = self._catalog()
-        facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
-        return quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())
+        return self._plan(work, terms, asking=False).quoted
 
     def send(
         self,
@@ -105,31 +120,21 @@ class Dispatch:
             Unavailable: no backend can do it; its hint has the ways to have one.
 
         """
-        rules, table = self._rules(terms), self._catalog()
-        facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
-        decision = decide(facts, work.need, rules, now=time.time(), spent=self._spent())
-        options, priced = routes.options_of(decision, facts, asking=ask is not None)
+        plan = self._plan(work, terms, asking=ask is not None)
         job_id = new_attempt_id()
-        if not options:
-            self._record(job_id, work, terms, decision)
-            raise self._refused(job_id, decision, quote_of(facts, work.need, rules, table))
+        if not plan.options:
+            self._record(job_id, work, terms, plan)
+            raise self._refused(job_id, plan)
         # Its request first: a job that the ledger has can be gone on with.
-        self._spool.put(job_id, Order(work, out_dir))
+        order = Order(work, out_dir, terms)
+        self._spool.put(job_id, order)
         held = self._held(job_id)
-        books = LedgerBooks(self.ledger)
         try:
-            self._record(job_id, work, terms, decision)
-            books.begin(job_id, options, _allowed(rules, priced))
+            self._record(job_id, work, terms, plan)
+            return self._job(job_id, order, held, plan, deadline, ask).start()
         except BaseException:
-            self._spool.remove(job_id)
-            held.release(ended=True)
+            held.release(ended=False)
             raise
-        chosen = decision.chosen
-        first = None if chosen is None else types.Chosen(chosen.backend, headline(decision))
-        parts = self._parts(books, held, table, _Learner(self.ledger, tuple(facts)), ask)
-        return RoutedJob(
-            job_id, work, parts, out_dir=out_dir, deadline=deadline, first=first
-        ).start()
 
     def resume(
         self,
@@ -148,9 +153,9 @@ class Dispatch:
         """
         job = self._open(job_id)
         order = self._spool.get(job.job_id)
+        order = replace(order, out_dir=out_dir or order.out_dir)
         held = self._held(job.job_id)
-        resumed = self._resumed(job.job_id, order, held, out_dir, deadline, ask)
-        return resumed.start()
+        return self._resumed(job.job_id, order, held, deadline=deadline, ask=ask).start()
 
     def cancel(self, job_id: str) -> bool:
         """Stop a job, whoever drives it; return whether it is known that nothing of it runs.
@@ -238,10 +243,11 @@ class Dispatch:
         job_id: str,
         order: Order,
         held: Held,
-        out_dir: Path | None = None,
+        *,
         deadline: Deadline | None = None,
         ask: Callable[[Ask], bool] | None = None,
     ) -> RoutedJob:
+        limit = deadline or Deadline(None)
         try:
             self._open(job_id)  # again: it may have ended before it was ours
             still = self.ledger.open_attempts(job_id)
@@ -252,15 +258,53 @@ class Dispatch:
                     hint="Go on with it there; if that machine is gone, wait two minutes.",
                     detail={"busy": True},
                 )
-            learned = _Learner(self.ledger, ())
-            parts = self._parts(LedgerBooks(self.ledger), held, self._catalog(), learned, ask)
+            plan = None
+            record = LedgerBooks(self.ledger).record(job_id)
+            if not record.options and not record.cancel:  # it was killed while it was decided
+                plan = self._plan(order.work, order.terms, asking=ask is not None)
+                self.ledger.record_decision(job_id, routes.decided(plan.decision))
+                if not plan.options:
+                    raise self._refused(job_id, plan)
+            return self._job(job_id, order, held, plan, limit, ask)
         except BaseException:
             held.release(ended=False)
             raise
-        limit = deadline or Deadline(None)
-        return RoutedJob(
-            job_id, order.work, parts, out_dir=out_dir or order.out_dir, deadline=limit
+
+    def _job(
+        self,
+        job_id: str,
+        order: Order,
+        held: Held,
+        plan: _Plan | None,
+        deadline: Deadline,
+        ask: Callable[[Ask], bool] | None,
+    ) -> RoutedJob:
+        """Return the job, ready to be driven: by this plan, or by that in the books."""
+        books = LedgerBooks(self.ledger)
+        if plan is not None:
+            books.begin(job_id, plan.options, plan.allowed)
+        parts = Parts(
+            ledger=self.ledger,
+            books=books,
+            backends=_Backends(self._fresh),
+            spool=self._spool,
+            held=held,
+            price=routes.pricer(self._catalog()),
+            learn=_Learner(self.ledger, () if plan is None else tuple(plan.facts)),
+            ask=ask,
         )
+        first = None if plan is None else plan.first
+        return RoutedJob(
+            job_id, order.work, parts, out_dir=order.out_dir, deadline=deadline, first=first
+        )
+
+    def _plan(self, work: Work, terms: Terms, *, asking: bool) -> _Plan:
+        rules, table = self._rules(terms), self._catalog()
+        facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
+        quoted = quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())
+        options, priced = routes.options_of(quoted.decision, facts, asking=asking)
+        allowed = Allowed(priced, routes.caps_of(rules), rules.allow_unknown_price)
+        return _Plan(quoted, facts, options, allowed)
 
     def _rest(self, job: Job) -> Order:
         """Return a job's request for a cancel, which needs none of it: nothing is sent."""
@@ -268,43 +312,24 @@ class Dispatch:
             return self._spool.get(job.job_id)
         return Order(Work(job.job_id, {}), self._settings.out_dir)
 
-    def _record(self, job_id: str, work: Work, terms: Terms, decision: Decision) -> None:
+    def _record(self, job_id: str, work: Work, terms: Terms, plan: _Plan) -> None:
         self.ledger.record_job(
             job_id,
             request_sha256=work.digest(),
             need=work.need,
             labels=Labels(**routes.labels_of(terms, work.need.template)),
-            backends=decision.order,
-            policy=decision.policy,
+            backends=plan.decision.order,
+            policy=plan.decision.policy,
         )
-        self.ledger.record_decision(job_id, routes.decided(decision))
+        self.ledger.record_decision(job_id, routes.decided(plan.decision))
 
-    def _parts(
-        self,
-        books: LedgerBooks,
-        held: Held,
-        table: Catalog,
-        learn: Callable[[Option, Work, Result], None],
-        ask: Callable[[Ask], bool] | None,
-    ) -> Parts:
-        return Parts(
-            ledger=self.ledger,
-            books=books,
-            backends=_Backends(self._fresh),
-            spool=self._spool,
-            held=held,
-            price=routes.pricer(table),
-            learn=learn,
-            ask=ask,
-        )
-
-    def _refused(self, job_id: str, decision: Decision, ways: str) -> PennyreelError:
-        problem = decision.refusal()
-        if problem.code == Code.NOT_CONFIGURED.value and ways:
+    def _refused(self, job_id: str, plan: _Plan) -> PennyreelError:
+        problem = plan.decision.refusal()
+        if problem.code == Code.NOT_CONFIGURED.value and plan.quoted.better:
             problem = error(
                 Code.NOT_CONFIGURED,
                 "nothing here can make it yet",
-                hint=f"have one of these, cheapest first:\n{ways}\n"
+                hint=f"have one of these, cheapest first:\n{better_text(plan.quoted.better)}\n"
                 f"why not what is here: pennyreel why {job_id[:12]}",
                 detail=problem.info.detail,
             )
@@ -330,16 +355,6 @@ class Dispatch:
         """Return what this day has cost; a job begins at nothing."""
         today = self.ledger.spending("day", since_ms=int(time.time() // 86400) * 86_400_000)
         return Spent(day=sum(one.spent + one.reserved for one in today))
-
-
-def quote_of(facts: list[Facts], need: Need, rules: Rules, table: Catalog) -> str:
-    """Return the ways to have a backend, as `quote` shows them; "" where what is here will do."""
-    quoted = quote(facts, need, rules, table, now=time.time())
-    return better_text(quoted.better) if quoted.better else ""
-
-
-def _allowed(rules: Rules, priced: dict[str, Priced]) -> Allowed:
-    return Allowed(priced, routes.caps_of(rules), rules.allow_unknown_price)
 
 
 @dataclass(frozen=True)

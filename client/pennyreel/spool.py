@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,22 @@ from pennyreel.backends.base import Prompt, Work
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Need
 from pennyreel.sources import Source
+from pennyreel.terms import Terms
 from pennyreel_contract import ModelNeed, Outputs
 
 KEPT_S = 7 * 86400.0
 
+_MANY = (set, frozenset, tuple, list)
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for, and where its files go."""
+    """What was asked for, where its files go, and by which terms."""
 
     work: Work
     out_dir: Path
+    terms: Terms = field(default_factory=Terms)
 
 
 class Held:
@@ -167,6 +170,7 @@ def _written(order: Order) -> dict[str, Any]:
         "prompt": prompt,
         "image": None if image is None else _source(image),
         "need": asdict(work.need),
+        "terms": {k: list(v) if isinstance(v, _MANY) else v for k, v in order.terms.items()},
     }
 
 
@@ -191,7 +195,7 @@ def _read(body: dict[str, Any]) -> Order:
         prompt=prompt,
         need=Need(**need),
     )
-    return Order(work, Path(body["out_dir"]))
+    return Order(work, Path(body["out_dir"]), body["terms"])
 
 
 def _shallow(prompt: Prompt) -> dict[str, Any]:
