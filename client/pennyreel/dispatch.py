@@ -14,7 +14,7 @@ from pennyreel import routes, types
 from pennyreel.backends.base import Backend, Work
 from pennyreel.books import Allowed, LedgerBooks
 from pennyreel.config import Settings
-from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.errors import BadRequest, Code, PennyreelError, error
 from pennyreel.money import catalog
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.ledger import Ledger
@@ -125,11 +125,11 @@ class Dispatch:
         if not plan.options:
             self._record(job_id, work, terms, plan)
             raise self._refused(job_id, plan)
-        # Its request first: a job that the ledger has can be gone on with.
         order = Order(work, out_dir, terms)
-        self._spool.put(job_id, order)
         held = self._held(job_id)
         try:
+            # Its request first: a job that the ledger has can be gone on with.
+            self._spool.put(job_id, order)
             self._record(job_id, work, terms, plan)
             return self._job(job_id, order, held, plan, deadline, ask).start()
         except BaseException:
@@ -182,6 +182,19 @@ class Dispatch:
     def request(self, job_id: str) -> Order:
         """Return what a job asked for; raises BadRequest where it is not on this machine."""
         return self._spool.get(self.ledger.job(job_id).job_id)
+
+    def tidy(self) -> None:
+        """Clear out what clients that were killed left of jobs that are done, or never began."""
+        for job_id in self._spool.ids():
+            held = self._spool.hold(job_id)
+            if held is None:
+                continue
+            job = None
+            with suppress(BadRequest):
+                job = self.ledger.job(job_id)
+            if job is None or job.outcome == "done":
+                self._spool.remove(job_id)
+            held.release(ended=job is None or job.outcome is not None)
 
     def fetched(self, job_id: str, result: RunResult) -> None:
         """Write down that the files of a job are here after all."""

@@ -127,6 +127,11 @@ class Spool:
             raise self._unusable(problem) from None
         return Held(lock, file)
 
+    def ids(self) -> list[str]:
+        """Return the jobs of which anything is here."""
+        files = [*self.folder.glob("*.json"), *self.folder.glob("*.lock")]
+        return sorted({file.stem for file in files})
+
     def remove(self, job_id: str) -> None:
         """Forget a job that has ended."""
         with suppress(OSError):
@@ -208,7 +213,7 @@ def _hashable(value: Any) -> Any:
 
 def _source(source: Source) -> dict[str, Any]:
     data = None if source.data is None else base64.b64encode(source.data).decode()
-    path = None if source.path is None else str(source.path)
+    path = None if source.path is None else str(source.path.absolute())
     return {"name": source.name, "path": path, "data": data, "url": source.url, "s3": source.s3}
 
 

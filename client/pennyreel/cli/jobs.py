@@ -107,6 +107,7 @@ def resume(
     failed: list[PennyreelError] = []
     with Client() as client, interrupts():
         ledger = client.dispatch.ledger
+        client.dispatch.tidy()
         wanted = job_ids or tuple(j.job_id for j in ledger.jobs(state="open", limit=10_000))
         if not wanted:
             say("no job is open")

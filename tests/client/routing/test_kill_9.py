@@ -52,6 +52,7 @@ def killed_and_resumed(
 
 def swept(home: Path, ledger: Ledger, billed: Callable[[], int], *command: str) -> list[str]:
     """Kill at each moment, until a client ends before it comes; return how the jobs ended."""
+    in_a_process("quote", *command[1:])
     outcomes = []
     for kill_at in range(1, 200):
         paid, known = billed(), len(ledger.jobs(limit=1000))
@@ -69,7 +70,7 @@ def test_a_hosted_job_ends_once_wherever_its_client_is_killed(
 ) -> None:
     outcomes = swept(home, ledger, lambda: len(replicate.billed), *HOSTED)
     assert len(outcomes) >= 18
-    assert set(outcomes) == {"", "done", "unknown_outcome"}, "it has no look-up"
+    assert set(outcomes) == {"", "done", "unknown_outcome"}, outcomes
     assert outcomes.count("done") > outcomes.count("unknown_outcome")
 
 
