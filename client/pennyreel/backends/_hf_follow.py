@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import requests
 
+from pennyreel._http import MAX_PAUSE_S
 from pennyreel.backends._hf_api import JobGone, NotAllowed
 from pennyreel.backends._hf_words import Ask, Provider, Seen
 from pennyreel.backends.base import OnEvent
@@ -134,7 +135,7 @@ class Follower:
                 raise self._unknown(str(problem), problem.hint) from None
             self._tolerate(str(problem))
             asked = problem.info.detail.get("retry_after_s")
-            return None, float(asked) if isinstance(asked, (int, float)) else 0.0
+            return None, min(MAX_PAUSE_S, asked) if isinstance(asked, (int, float)) else 0.0
         self._gone, self._down_since = 0, None
         return seen, 0.0
 

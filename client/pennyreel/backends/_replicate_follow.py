@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import requests
 
+from pennyreel._http import MAX_PAUSE_S
 from pennyreel.backends import _replicate_results as results
 from pennyreel.backends._replicate_api import ReplicateApi, Unknown
 from pennyreel.backends.base import OnEvent
@@ -129,7 +130,7 @@ class Follower:
                 raise
             self._tolerate(problem)
             asked = problem.info.detail.get("retry_after_s")
-            return None, float(asked) if isinstance(asked, (int, float)) else 0.0
+            return None, min(MAX_PAUSE_S, asked) if isinstance(asked, (int, float)) else 0.0
         self._gone, self._down_since = 0, None
         return seen, 0.0
 
