@@ -20,9 +20,9 @@ from pennyreel.money.catalog import Catalog
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.records import Job, Labels
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
-from pennyreel.routing.decision import Decision
-from pennyreel.routing.explain import headline
-from pennyreel.routing.facts import Facts, Rules, Spent
+from pennyreel.routing.decision import Decision, Verdict
+from pennyreel.routing.explain import headline, time_text
+from pennyreel.routing.facts import Facts, Place, Rules, Spent
 from pennyreel.routing.machine import Ask, Option, Trouble
 from pennyreel.routing.quote import Quote, better_text, quote
 from pennyreel.spool import Held, Order, Spool
@@ -56,10 +56,22 @@ class _Plan:
     facts: list[Facts]
     options: list[Option]
     allowed: Allowed
+    anywhere: bool
+    """The user did not say where it may go."""
 
     @property
     def decision(self) -> Decision:
         return self.quoted.decision
+
+    @property
+    def here(self) -> list[str]:
+        """What this machine itself could do, with its time; at no cost."""
+        return [
+            f"here, on {c.device or 'this machine'}: {c.price.text()}, {time_text(c.seconds)}: "
+            + "; then again with ".join([*c.fixes[:1], *(w.flag for w in c.consents)])
+            for c in self.quoted.rows
+            if c.place == Place.LOCAL.value and c.verdict is Verdict.UNAVAILABLE
+        ]
 
     @property
     def first(self) -> types.Chosen | None:
@@ -317,7 +329,8 @@ class Dispatch:
         quoted = quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())
         options, priced = routes.options_of(quoted.decision, facts, asking=asking)
         allowed = Allowed(priced, routes.caps_of(rules), rules.allow_unknown_price)
-        return _Plan(quoted, facts, options, allowed)
+        anywhere = rules.forced is None and rules.kinds is None and not rules.private
+        return _Plan(quoted, facts, options, allowed, anywhere)
 
     def _rest(self, job: Job) -> Order:
         """Return a job's request for a cancel, which needs none of it: nothing is sent."""
@@ -338,12 +351,14 @@ class Dispatch:
 
     def _refused(self, job_id: str, plan: _Plan) -> PennyreelError:
         problem = plan.decision.refusal()
-        if problem.code == Code.NOT_CONFIGURED.value and plan.quoted.better:
+        if problem.code == Code.NOT_CONFIGURED.value and plan.anywhere and plan.quoted.better:
             problem = error(
                 Code.NOT_CONFIGURED,
                 "nothing here can make it yet",
-                hint=f"have one of these, cheapest first:\n{better_text(plan.quoted.better)}\n"
-                f"why not what is here: pennyreel why {job_id[:12]}",
+                hint="have one of these, cheapest first:\n"
+                + "".join(f"{line}\n" for line in plan.here)
+                + f"{better_text(plan.quoted.better)}\n"
+                f"what each lacks: pennyreel why {job_id[:12]}",
                 detail=problem.info.detail,
             )
         self.ledger.end_job(job_id, problem.code, {"outcome": "refused"})

@@ -61,6 +61,9 @@ _ANYTHING = Abilities(
 )  # fmt: skip
 """Of a backend that cannot be opened: what it lacks is its setup."""
 
+_ELSEWHERE = ", or use another backend: pennyreel doctor"
+"""What backends say to who has only them; here the others stand beside it."""
+
 _LATER = "Try again later, or name it: it is tried then whatever its health."
 
 T = TypeVar("T")
@@ -129,7 +132,7 @@ class Survey:
             place=place,
             available=health.reachable,
             why=health.detail,
-            fix="" if health.reachable else health.hint,
+            fix="" if health.reachable else self._fix(place, health),
             seconds=_in_all(seconds, place, warm, usage),
             fit=fit,
             device=device,
@@ -154,8 +157,15 @@ class Survey:
             place=_PLACES.get(name, Place.HOSTED),
             available=False,
             why=why,
-            fix=fix,
+            fix=fix.replace(_ELSEWHERE, ""),
         )
+
+    def _fix(self, place: Place, health: Health) -> str:
+        """Return what would make it available; who never installed ComfyUI has that to do first."""
+        home = self.settings.comfyui_home
+        if place is Place.LOCAL and health.backend == "comfyui" and not home.exists():
+            return "pennyreel comfyui install, then pennyreel comfyui start"
+        return health.hint
 
     def _health(self, backend: Backend) -> Health:
         """Ask, or use what another process has heard; for PROBE_S."""
