@@ -160,7 +160,7 @@ def test_what_has_ended_is_neither_resumed_nor_cancelled_again(cli: Cli, done: s
 
 
 def test_fetch_gets_the_files_again_where_they_were_to_go(
-    cli: Cli, done: str, failed: str, out: Path, tmp_path: Path
+    cli: Cli, done: str, out: Path, tmp_path: Path
 ) -> None:
     (first,) = out.iterdir()
     first.unlink()
@@ -169,6 +169,9 @@ def test_fetch_gets_the_files_again_where_they_were_to_go(
     assert Path(ran.json["artifacts"][0]["path"]).exists()
     there = cli("jobs", "fetch", done, "-o", tmp_path / "there")
     assert Path(there.out.strip()).parent == tmp_path / "there"
+
+
+def test_of_what_made_nothing_nothing_is_fetched(cli: Cli, failed: str) -> None:
     refused = cli("jobs", "fetch", failed)
     assert refused.code == 2
     assert f"pennyreel jobs show {failed[:12]}" in refused.err
@@ -211,7 +214,8 @@ def test_a_deadline_that_passes_before_anything_is_sent_sends_nothing(
     ran = cli(*HOSTED, "--timeout", "0.0001", "--json")
     assert ran.code == 6, ran.err
     assert ran.json["error"]["detail"]["confirmed_stopped"] is True
-    assert ledger.jobs()[0].attempts == ()
+    (job,) = ledger.jobs()
+    assert (job.spent, job.reserved) == (0, 0)
     assert not [r for r in replicate.requests if r.method == "POST"]
 
 
