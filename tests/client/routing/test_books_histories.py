@@ -164,13 +164,13 @@ def play(seeds: range, clock: Clock, ledger: Ledger, crash_at: int | None = None
 
 
 def test_a_ledgers_books_tell_the_same_as_the_strict_ones(clock: Clock, ledger: Ledger) -> None:
-    tally = play(range(150), clock, ledger)
+    tally = play(range(100), clock, ledger)
     assert tally.crashes > 10
-    assert tally.moved > 20
+    assert tally.moved > 10
 
 
 def test_they_do_so_after_a_crash_at_any_effect(clock: Clock, ledger: Ledger) -> None:
-    for seed in range(4):
+    for seed in range(3):
         probe = World(seed)
         probe.play()
         for crash_at in range(1, probe.effects + 1):
