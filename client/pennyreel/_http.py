@@ -223,10 +223,13 @@ def never_sent(problem: Exception) -> bool:
 
 
 def retry_after(reply: requests.Response) -> float | None:
-    """Return the seconds that a 429 or 503 asks for, at most `MAX_PAUSE_S`."""
+    """Return the seconds that a 429 or 503 asks for, a day at most.
+
+    Who waits here waits `MAX_PAUSE_S` at most; who can go elsewhere has to know how long it is.
+    """
     text = reply.headers.get("Retry-After", "")
     try:
-        return min(MAX_PAUSE_S, max(0.0, float(text)))
+        return min(86_400.0, max(0.0, float(text)))
     except ValueError:
         return None
 

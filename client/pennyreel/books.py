@@ -1,17 +1,18 @@
 """The router's books, kept in the ledger: what `routing.ports.Books` asks for.
 
 Beside its own columns the ledger keeps, as records of a job, what the router needs to go on after
-a crash: the options in their order, how each attempt ended, and that the user cancelled.
+a crash: the options in their order, what the user allowed for them, what was surely not sent, how
+each attempt ended, and that the user cancelled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pennyreel.errors import Code
-from pennyreel.money.caps import Cap
+from pennyreel.money.caps import Cap, Scope
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.records import Attempt
 from pennyreel.routing.machine import (
@@ -38,6 +39,14 @@ _STAGES = {
     "running": Stage.ACCEPTED,
     "unknown": Stage.UNKNOWN,
 }
+_BELIEVED = {
+    **dict.fromkeys(Stage, frozenset({"ended", "unknown"})),
+    Stage.RESERVED: frozenset({"sent"}),
+    Stage.SENDING: frozenset({"sent"}),
+    Stage.STOPPING: frozenset({"accepted", "running"}),
+}
+"""With which of the ledger's states a record of a stage is the last word."""
+
 _LATE = "late"
 
 
@@ -49,52 +58,46 @@ class Priced:
     catalogue: str = ""
 
 
+@dataclass(frozen=True)
+class Allowed:
+    """What the user allowed for a job, beside the order of its options."""
+
+    priced: Mapping[str, Priced] = field(default_factory=dict)
+    """By an option's key."""
+    caps: Sequence[Cap] = ()
+    """Limits of this job's own, besides the budgets that are set."""
+    unpriced: bool = False
+    """The user agreed to an unknown price."""
+
+
 class LedgerBooks:
-    """See the module. One job, one process at a time: `Ledger.claim` gives out that right."""
+    """See the module. One job, one process at a time: `Spool.hold` gives out that right."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        *,
-        priced: Mapping[str, Priced] | None = None,
-        caps: Sequence[Cap] = (),
-        unpriced: bool = False,
-        beside_unknown: bool = False,
-    ) -> None:
-        """Keep all of it.
-
-        Args:
-            ledger: where it is kept.
-            priced: by an option's key.
-            caps: limits of this job's own, besides the budgets that are set.
-            unpriced: the user agreed to an unknown price.
-            beside_unknown: the user agreed to pay for another attempt after an unknown one.
-
-        """
+    def __init__(self, ledger: Ledger) -> None:
+        """Keep the ledger."""
         self._ledger = ledger
-        self._priced = dict(priced or {})
-        self._caps = tuple(caps)
-        self._unpriced = unpriced
-        self.beside_unknown = beside_unknown
-        self.reserved: dict[str, str] = {}
-        """Attempt's id by option's key, of what this process has reserved."""
+        self._allowed: Allowed | None = None
+        self.beside_unknown = False
+        """The user agreed to pay for another attempt after one of an unknown outcome."""
         self.on_accepted: Callable[[str], None] = lambda _: None
         """Told the handle of each attempt that a backend has accepted."""
 
-    def begin(self, job_id: str, options: Sequence[Option]) -> None:
-        """Keep a job's options; before `Driver.run`."""
-        told = [asdict(option) for option in options]
-        self._ledger.record_decision(job_id, {"record": "options", "options": told})
+    def begin(self, job_id: str, options: Sequence[Option], allowed: Allowed | None = None) -> None:
+        """Keep a job's options and what is allowed for them; before `Driver.run`."""
+        self._allowed = allowed or Allowed()
+        told = {"options": [asdict(o) for o in options], "allowed": _written(self._allowed)}
+        self._ledger.record_decision(job_id, {"record": "options", **told})
 
     def record(self, job_id: str) -> JobRecord:
         """Return what is kept of a job."""
         job = self._ledger.job(job_id)
         kept = self._ledger.decisions(job_id)
         options = _options(kept)
-        places = {option.key: n for n, option in enumerate(options)}
-        ends = {r["attempt_id"]: r for r in kept if r.get("record") == "end"}
+        places = {o.key: n for n, o in reversed(list(enumerate(options)))}
+        # Of each attempt the last word counts.
+        words = {r["attempt_id"]: r for r in kept if r.get("record") in {"end", "stage"}}
         attempts = tuple(
-            _attempt(a, places[_key(a)], ends.get(a.attempt_id))
+            _attempt(a, places[_key(a)], words.get(a.attempt_id))
             for a in job.attempts
             if _key(a) in places
         )
@@ -115,7 +118,8 @@ class LedgerBooks:
         attempt_id: str,
     ) -> None:
         """Hold the money and write the intent, in one transaction."""
-        priced = self._priced.get(option.key, Priced())
+        allowed = self._allowed = self._allowed or _allowed(self._ledger.decisions(job_id))
+        priced = allowed.priced.get(option.key, Priced())
         self._ledger.reserve(
             attempt_id,
             option.reserve_microusd,
@@ -124,11 +128,10 @@ class LedgerBooks:
             target=option.target,
             certainty=priced.certainty,
             catalogue=priced.catalogue,
-            caps=self._caps,
-            unpriced=self._unpriced,
-            beside_unknown=self.beside_unknown,
+            caps=allowed.caps,
+            unpriced=allowed.unpriced,
+            beside_unknown=self.beside_unknown or self._agreed_before(job_id),
         )
-        self.reserved[option.key] = attempt_id
 
     def attempt_id(self, job_id: str, n: int) -> str:
         """Return the id that was written with the intent."""
@@ -146,16 +149,20 @@ class LedgerBooks:
     ) -> None:
         """Keep how far an attempt is.
 
-        A refused send goes back to RESERVED, and the ledger never goes back: after a crash then it
-        is looked for as if it had been sent.
+        The ledger's states never go back and know no stopping, so a record says what they cannot:
+        a refused send goes back to RESERVED, until it is sent again.
         """
         attempt_id = self.attempt_id(job_id, n)
-        if stage is Stage.SENDING:
+        before = self._ledger.attempt(attempt_id)
+        if stage is Stage.SENDING and before is not None and before.state == "intended":
             self._ledger.mark(attempt_id, "sent")
         elif stage is Stage.ACCEPTED:
             self._ledger.mark(attempt_id, "accepted", handle=handle)
             if handle is not None:
                 self.on_accepted(handle)
+        else:
+            told = {"record": "stage", "attempt_id": attempt_id, "stage": stage.value}
+            self._ledger.record_decision(job_id, told)
 
     def settle(
         self, job_id: str, n: int, stage: Stage, microusd: int | None, trouble: Trouble | None
@@ -163,30 +170,32 @@ class LedgerBooks:
         """Keep how an attempt ended and what it cost."""
         attempt_id = self.attempt_id(job_id, n)
         code = "done" if stage is Stage.DONE else (trouble.code if trouble else stage.value)
+        # First, and not believed before the money says the same: a crash between the two leaves an
+        # attempt that has not ended, and is followed again.
+        told = {"stage": stage.value, "trouble": None if trouble is None else _trouble(trouble)}
+        self._ledger.record_decision(job_id, {"record": "end", "attempt_id": attempt_id, **told})
         before = self._ledger.attempt(attempt_id)
         if stage is Stage.UNKNOWN:
             self._ledger.mark(attempt_id, "unknown", code=code)
-        elif before is not None and before.state == "ended" and microusd is not None:
-            if microusd != before.spent:  # a late bill is a bill
-                self._ledger.adjust(attempt_id, microusd - before.spent, reference=_LATE)
+        elif before is not None and before.state == "ended":
+            self._correct(before, microusd)
         elif microusd == 0 and stage is not Stage.DONE:
             self._ledger.release(attempt_id, code=code)
         else:
             self._ledger.settle(attempt_id, microusd, code=code)
-        # The money first: a crash between the two leaves less to tell, and nothing held.
-        self._ledger.record_decision(
-            job_id,
-            {
-                "record": "end",
-                "attempt_id": attempt_id,
-                "stage": stage.value,
-                "trouble": None if trouble is None else _trouble(trouble),
-            },
-        )
 
     def mark_cancelled(self, job_id: str) -> None:
         """Keep that the user wants the job no more."""
         self._ledger.record_decision(job_id, {"record": "cancel"})
+
+    def cancelled(self, job_id: str) -> bool:
+        """Whether the user wants the job no more, whichever process was told so."""
+        return any(r.get("record") == "cancel" for r in self._ledger.decisions(job_id))
+
+    def made(self, job_id: str) -> str | None:
+        """Return the handle of the attempt that made the job's result."""
+        attempts = self.record(job_id).attempts
+        return next((a.handle for a in attempts if a.stage is Stage.DONE), None)
 
     def end(
         self,
@@ -202,6 +211,21 @@ class LedgerBooks:
         summary = {"outcome": outcome.value, "tried": len(troubles) + (winner is not None)}
         self._ledger.end_job(job_id, code, summary)
 
+    def _agreed_before(self, job_id: str) -> bool:
+        """Whether each attempt that may be billed unseen has been followed by another already.
+
+        What was free is not paid for twice, and after all but the last the user has agreed.
+        """
+        attempts = self._ledger.job(job_id).attempts
+        return not any(a.state == "unknown" and a.reserved for a in attempts[-1:])
+
+    def _correct(self, before: Attempt, microusd: int | None) -> None:
+        """Add what a late bill says to what was settled; a late bill is a bill."""
+        first = self._ledger.entries(before.attempt_id)[0]
+        owed = first.reserved if microusd is None else microusd
+        if owed != before.spent:
+            self._ledger.adjust(before.attempt_id, owed - before.spent, reference=_LATE)
+
 
 def _options(kept: list[dict[str, Any]]) -> tuple[Option, ...]:
     told: list[dict[str, Any]] = next(
@@ -211,16 +235,35 @@ def _options(kept: list[dict[str, Any]]) -> tuple[Option, ...]:
     return tuple(Option(**{k: v for k, v in one.items() if k in known}) for one in told)
 
 
+def _written(allowed: Allowed) -> dict[str, Any]:
+    return {
+        "priced": {key: asdict(one) for key, one in allowed.priced.items()},
+        "caps": [[str(c.scope), c.period, c.limit] for c in allowed.caps],
+        "unpriced": allowed.unpriced,
+    }
+
+
+def _allowed(kept: list[dict[str, Any]]) -> Allowed:
+    told = next((r["allowed"] for r in reversed(kept) if "allowed" in r), None)
+    if told is None:
+        return Allowed()
+    return Allowed(
+        priced={key: Priced(**one) for key, one in told["priced"].items()},
+        caps=tuple(Cap(Scope.parse(scope), period, limit) for scope, period, limit in told["caps"]),
+        unpriced=told["unpriced"],
+    )
+
+
 def _key(attempt: Attempt) -> str:
     return f"{attempt.backend}:{attempt.target}" if attempt.target else attempt.backend
 
 
-def _attempt(attempt: Attempt, n: int, end: dict[str, Any] | None) -> AttemptRecord:
+def _attempt(attempt: Attempt, n: int, word: dict[str, Any] | None) -> AttemptRecord:
     stage = _STAGES.get(attempt.state, Stage.DONE if attempt.code == "done" else Stage.FAILED)
     trouble = None
-    if end is not None:
-        stage = Stage(end["stage"])
-        told = end["trouble"]
+    if word is not None and attempt.state in _BELIEVED[Stage(word["stage"])]:
+        stage = Stage(word["stage"])
+        told = word.get("trouble")
         known = Trouble.__dataclass_fields__
         trouble = told and Trouble(**{k: v for k, v in told.items() if k in known})
     at = None if attempt.accepted_ms is None else attempt.accepted_ms / 1000

@@ -285,12 +285,12 @@ class Client:
         return self._routed(workload.build(_order(workflow, options)), options)
 
     def again(self, job_id: str, **options: Unpack[RouteOptions]) -> RoutedJob:
-        """Send what a job asked for once more, as a new job; see `route` for its terms."""
+        """Send what a job asked for once more, as a new job, by its terms and those given here."""
         from pennyreel_contract import new_attempt_id  # noqa: PLC0415 - see above
 
         order = self.dispatch.request(job_id)
         work = replace(order.work, attempt_id=new_attempt_id())
-        given: dict[str, Any] = {"out_dir": order.out_dir, **options}
+        given: dict[str, Any] = {"out_dir": order.out_dir, **order.terms, **options}
         return self._routed(work, given)
 
     def quote(self, prompt: str, **options: Unpack[GenerateOptions]) -> Quote:

@@ -6,32 +6,36 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Backend, Work
-from pennyreel.books import LedgerBooks
+from pennyreel.books import Allowed, LedgerBooks
 from pennyreel.config import Settings
-from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.errors import BadRequest, Code, PennyreelError, error
 from pennyreel.money import catalog
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.ledger import Ledger
-from pennyreel.money.records import Labels
+from pennyreel.money.records import Job, Labels
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
-from pennyreel.routing.decision import Decision, Outcome
-from pennyreel.routing.explain import headline
-from pennyreel.routing.facts import Facts, Rules, Spent
-from pennyreel.routing.machine import Ask, Option
-from pennyreel.routing.policy import decide
-from pennyreel.routing.quote import Quote, quote
-from pennyreel.spool import Order, Spool
+from pennyreel.routing.decision import Decision, Verdict
+from pennyreel.routing.explain import headline, time_text
+from pennyreel.routing.facts import Facts, Place, Rules, Spent
+from pennyreel.routing.machine import Ask, Option, Trouble
+from pennyreel.routing.quote import Quote, better_text, quote
+from pennyreel.spool import Held, Order, Spool
 from pennyreel.survey import Opener, Survey
 from pennyreel.terms import Terms
 from pennyreel.types import RunResult
 from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Result, new_attempt_id
+
+CANCEL_S = 90.0
+"""How long a cancel waits for the process that drives the job."""
+
+_LOOK_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,38 @@ class _Backends:
 
     def open(self, option: Option) -> Backend:
         return self.opener(option.backend, option.target or None)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What was decided for a job, from what, and what follows for the router."""
+
+    quoted: Quote
+    facts: list[Facts]
+    options: list[Option]
+    allowed: Allowed
+    anywhere: bool
+    """The user did not say where it may go."""
+
+    @property
+    def decision(self) -> Decision:
+        return self.quoted.decision
+
+    @property
+    def here(self) -> list[str]:
+        """What this machine itself could do, with its time; at no cost."""
+        return [
+            f"here, on {c.device or 'this machine'}: {c.price.text()}, {time_text(c.seconds)}: "
+            + "; then again with ".join([*c.fixes[:1], *(w.flag for w in c.consents)])
+            for c in self.quoted.rows
+            if c.place == Place.LOCAL.value and c.verdict is Verdict.UNAVAILABLE
+        ]
+
+    @property
+    def first(self) -> types.Chosen | None:
+        """What a person is told first."""
+        chosen = self.quoted.chosen
+        return None if chosen is None else types.Chosen(chosen.backend, headline(self.decision))
 
 
 class Dispatch:
@@ -78,10 +114,7 @@ class Dispatch:
 
     def quote(self, work: Work, terms: Terms) -> Quote:
         """Return what the job would cost and take everywhere; costs nothing and sends nothing."""
-        rules = self._rules(terms)
-        table = self._catalog()
-        facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
-        return quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())
+        return self._plan(work, terms, asking=False).quoted
 
     def send(
         self,
@@ -99,37 +132,21 @@ class Dispatch:
             Unavailable: no backend can do it; its hint has the ways to have one.
 
         """
-        rules, table = self._rules(terms), self._catalog()
-        facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
-        decision = decide(facts, work.need, rules, now=time.time(), spent=self._spent())
+        plan = self._plan(work, terms, asking=ask is not None)
         job_id = new_attempt_id()
-        labels = Labels(**routes.labels_of(terms, work.need.template))
-        self.ledger.record_job(
-            job_id,
-            request_sha256=work.digest(),
-            need=work.need,
-            labels=labels,
-            backends=decision.order,
-            policy=decision.policy,
-        )
-        self.ledger.record_decision(job_id, routes.decided(decision))
-        options, priced = routes.options_of(decision, facts, asking=ask is not None)
-        if not options:
-            raise self._refused(job_id, decision)
-        books = LedgerBooks(
-            self.ledger,
-            priced=priced,
-            caps=routes.caps_of(rules),
-            unpriced=rules.allow_unknown_price,
-        )
-        books.begin(job_id, options)
-        self._spool.put(job_id, Order(work, out_dir))
-        first = types.Chosen(options[0].backend, headline(decision))
-        learned = _Learner(self.ledger, tuple(facts))
-        parts = self._parts(books, table, learned, ask)
-        return RoutedJob(
-            job_id, work, parts, out_dir=out_dir, deadline=deadline, first=first
-        ).start()
+        if not plan.options:
+            self._record(job_id, work, terms, plan)
+            raise self._refused(job_id, plan)
+        order = Order(work, out_dir, terms)
+        held = self._held(job_id)
+        try:
+            # Its request first: a job that the ledger has can be gone on with.
+            self._spool.put(job_id, order)
+            self._record(job_id, work, terms, plan)
+            return self._job(job_id, order, held, plan, deadline, ask).start()
+        except BaseException:
+            held.release(ended=False)
+            raise
 
     def resume(
         self,
@@ -137,43 +154,59 @@ class Dispatch:
         *,
         deadline: Deadline | None = None,
         out_dir: Path | None = None,
-        cancel: bool = False,
+        ask: Callable[[Ask], bool] | None = None,
     ) -> RoutedJob:
-        """Go on with a job whose client has ended; `cancel`: only to stop it.
+        """Go on with a job whose client has ended.
 
         Raises:
-            BadRequest: it has ended, another process drives it, or its request is not here.
+            BadRequest: it has ended, another process drives it (`busy` in its detail), or its
+                request is not here.
 
+        """
+        job = self._open(job_id)
+        order = self._spool.get(job.job_id)
+        order = replace(order, out_dir=out_dir or order.out_dir)
+        held = self._held(job.job_id)
+        return self._resumed(job.job_id, order, held, deadline=deadline, ask=ask).start()
+
+    def cancel(self, job_id: str) -> bool:
+        """Stop a job, whoever drives it; return whether it is known that nothing of it runs.
+
+        What another process drives, that process stops: it is waited for, CANCEL_S at most.
         """
         job = self.ledger.job(job_id)
         if job.outcome is not None:
-            raise error(
-                Code.BAD_REQUEST,
-                f"job {job.job_id} has ended: {job.outcome}",
-                hint=f"See it: pennyreel jobs show {job.job_id}",
-            )
-        still = self.ledger.open_attempts(job.job_id)
-        if still and not self.ledger.claim_open(CLAIM_S, job.job_id):
-            raise error(
-                Code.BAD_REQUEST,
-                f"another process is driving job {job.job_id}",
-                hint=f"Wait for it, or stop it: pennyreel jobs cancel {job.job_id}",
-            )
-        order = self._spool.get(job.job_id)
-        books = LedgerBooks(self.ledger)
-        parts = self._parts(books, self._catalog(), _Learner(self.ledger, ()), None)
-        resumed = RoutedJob(
-            job.job_id,
-            order.work,
-            parts,
-            out_dir=out_dir or order.out_dir,
-            deadline=deadline or Deadline(None),
-        )
-        return resumed if cancel else resumed.start()
+            return not self.ledger.open_attempts(job.job_id)
+        # In the books first: whoever drives the job, now or later, sends nothing any more.
+        LedgerBooks(self.ledger).mark_cancelled(job.job_id)
+        limit = Deadline(CANCEL_S)
+        while self.ledger.job(job.job_id).outcome is None and not limit.expired:
+            held = self._spool.hold(job.job_id)
+            try:
+                if held is not None:
+                    return self._resumed(job.job_id, self._rest(job), held).cancel()
+            except PennyreelError as problem:
+                if not problem.info.detail.get("busy"):
+                    raise
+            time.sleep(_LOOK_S)
+        return not self.ledger.open_attempts(job.job_id)
 
     def request(self, job_id: str) -> Order:
         """Return what a job asked for; raises BadRequest where it is not on this machine."""
         return self._spool.get(self.ledger.job(job_id).job_id)
+
+    def tidy(self) -> None:
+        """Clear out what clients that were killed left of jobs that are done, or never began."""
+        for job_id in self._spool.ids():
+            held = self._spool.hold(job_id)
+            if held is None:
+                continue
+            job = None
+            with suppress(BadRequest):
+                job = self.ledger.job(job_id)
+            if job is None or job.outcome == "done":
+                self._spool.remove(job_id)
+            held.release(ended=job is None or job.outcome is not None)
 
     def fetched(self, job_id: str, result: RunResult) -> None:
         """Write down that the files of a job are here after all."""
@@ -193,27 +226,142 @@ class Dispatch:
             raise error(Code.BAD_REQUEST, f"no decision was recorded for job {job.job_id}")
         return found
 
-    def _parts(
+    def made(self, job_id: str) -> str | None:
+        """Return the handle of what a job has made and paid for, if it has."""
+        return LedgerBooks(self.ledger).made(self.ledger.job(job_id).job_id)
+
+    def troubles(self, job_id: str) -> list[tuple[str, Trouble]]:
+        """Return what went wrong, by backend, in the order of trying."""
+        record = LedgerBooks(self.ledger).record(self.ledger.job(job_id).job_id)
+        return [(record.options[a.n].key, a.trouble) for a in record.attempts if a.trouble]
+
+    def out_dir(self, job_id: str) -> Path | None:
+        """Return where a job's files were to go, where that is known here."""
+        with suppress(PennyreelError):
+            return self.request(job_id).out_dir
+        return None
+
+    def _open(self, job_id: str) -> Job:
+        job = self.ledger.job(job_id)
+        if job.outcome is None:
+            return job
+        raise error(
+            Code.BAD_REQUEST,
+            f"job {job.job_id} has ended: {job.outcome}",
+            hint=f"See it: pennyreel jobs show {job.job_id}",
+        )
+
+    def _held(self, job_id: str) -> Held:
+        """Take the right to drive a job, and look again: it may have ended in the meantime."""
+        held = self._spool.hold(job_id)
+        if held is None:
+            raise error(
+                Code.BAD_REQUEST,
+                f"another process is driving job {job_id}",
+                hint=f"Wait for it, or stop it: pennyreel jobs cancel {job_id}",
+                detail={"busy": True},
+            )
+        return held
+
+    def _resumed(
         self,
-        books: LedgerBooks,
-        table: Catalog,
-        learn: Callable[[Option, Work, Result], None],
+        job_id: str,
+        order: Order,
+        held: Held,
+        *,
+        deadline: Deadline | None = None,
+        ask: Callable[[Ask], bool] | None = None,
+    ) -> RoutedJob:
+        limit = deadline or Deadline(None)
+        try:
+            self._open(job_id)  # again: it may have ended before it was ours
+            still = self.ledger.open_attempts(job_id)
+            if len(self.ledger.claim_open(CLAIM_S, job_id)) < len(still):
+                raise error(
+                    Code.BAD_REQUEST,
+                    f"another machine is driving job {job_id}",
+                    hint="Go on with it there; if that machine is gone, wait two minutes.",
+                    detail={"busy": True},
+                )
+            plan = None
+            record = LedgerBooks(self.ledger).record(job_id)
+            if not record.options and not record.cancel:  # it was killed while it was decided
+                plan = self._plan(order.work, order.terms, asking=ask is not None)
+                self.ledger.record_decision(job_id, routes.decided(plan.decision))
+                if not plan.options:
+                    raise self._refused(job_id, plan)
+            return self._job(job_id, order, held, plan, limit, ask)
+        except BaseException:
+            held.release(ended=False)
+            raise
+
+    def _job(
+        self,
+        job_id: str,
+        order: Order,
+        held: Held,
+        plan: _Plan | None,
+        deadline: Deadline,
         ask: Callable[[Ask], bool] | None,
-    ) -> Parts:
-        return Parts(
+    ) -> RoutedJob:
+        """Return the job, ready to be driven: by this plan, or by that in the books."""
+        books = LedgerBooks(self.ledger)
+        if plan is not None:
+            books.begin(job_id, plan.options, plan.allowed)
+        parts = Parts(
             ledger=self.ledger,
             books=books,
             backends=_Backends(self._fresh),
             spool=self._spool,
-            price=routes.pricer(table),
-            learn=learn,
+            held=held,
+            price=routes.pricer(self._catalog()),
+            learn=_Learner(self.ledger, () if plan is None else tuple(plan.facts)),
             ask=ask,
         )
+        first = None if plan is None else plan.first
+        return RoutedJob(
+            job_id, order.work, parts, out_dir=order.out_dir, deadline=deadline, first=first
+        )
 
-    def _refused(self, job_id: str, decision: Decision) -> PennyreelError:
-        problem = decision.refusal()
-        outcome = problem.code if decision.outcome is not Outcome.GO else Code.INTERNAL.value
-        self.ledger.end_job(job_id, outcome, {"outcome": "refused"})
+    def _plan(self, work: Work, terms: Terms, *, asking: bool) -> _Plan:
+        rules, table = self._rules(terms), self._catalog()
+        facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
+        quoted = quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())
+        options, priced = routes.options_of(quoted.decision, facts, asking=asking)
+        allowed = Allowed(priced, routes.caps_of(rules), rules.allow_unknown_price)
+        anywhere = rules.forced is None and rules.kinds is None and not rules.private
+        return _Plan(quoted, facts, options, allowed, anywhere)
+
+    def _rest(self, job: Job) -> Order:
+        """Return a job's request for a cancel, which needs none of it: nothing is sent."""
+        with suppress(PennyreelError):
+            return self._spool.get(job.job_id)
+        return Order(Work(job.job_id, {}), self._settings.out_dir)
+
+    def _record(self, job_id: str, work: Work, terms: Terms, plan: _Plan) -> None:
+        self.ledger.record_job(
+            job_id,
+            request_sha256=work.digest(),
+            need=work.need,
+            labels=Labels(**routes.labels_of(terms, work.need.template)),
+            backends=plan.decision.order,
+            policy=plan.decision.policy,
+        )
+        self.ledger.record_decision(job_id, routes.decided(plan.decision))
+
+    def _refused(self, job_id: str, plan: _Plan) -> PennyreelError:
+        problem = plan.decision.refusal()
+        if problem.code == Code.NOT_CONFIGURED.value and plan.anywhere and plan.quoted.better:
+            problem = error(
+                Code.NOT_CONFIGURED,
+                "nothing here can make it yet",
+                hint="have one of these, cheapest first:\n"
+                + "".join(f"{line}\n" for line in plan.here)
+                + f"{better_text(plan.quoted.better)}\n"
+                f"what each lacks: pennyreel why {job_id[:12]}",
+                detail=problem.info.detail,
+            )
+        self.ledger.end_job(job_id, problem.code, {"outcome": "refused"})
         problem.info.detail["job_id"] = job_id
         return problem
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,10 +21,13 @@ from pennyreel.routing.failures import failure
 from pennyreel.routing.machine import Ask, Option, Outcome
 from pennyreel.routing.machine import Told as RouterTold
 from pennyreel.routing.ports import Backends, Ears, Order, Price
-from pennyreel.spool import Spool
+from pennyreel.spool import Held, Spool
 from pennyreel.types import Artifact, Attempt, Handle, JobEvent, RunResult
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Result
+
+LOOK_S = 2.0
+"""How often it is looked whether another process wants the job no more: `jobs cancel`."""
 
 RENEW_S = 30.0
 """How often a job that is being driven says that it is; its claims last four times as long."""
@@ -40,6 +44,8 @@ class Parts:
     books: LedgerBooks
     backends: Backends
     spool: Spool
+    held: Held
+    """The right to drive the job; given back when it has ended."""
     price: Price
     learn: Callable[[Option, Work, Result], None] = lambda *_: None
     """Told of each result that was made."""
@@ -52,7 +58,6 @@ class _Made:
 
     artifacts: tuple[Artifact, ...] = ()
     result: Result | None = None
-    option: Option | None = None
     handle: Handle | None = None
     events: list[JobEvent] = field(default_factory=list)
 
@@ -80,17 +85,21 @@ class RoutedJob:
         self._end: RunResult | None = None
         self._over = threading.Event()
         self._late = False
+        self._begun = False
+        self._clock = _Clock()
         parts.books.on_accepted = lambda told: self._tell(types.Submitted(Handle.parse(told)))
         self._driver = self._drive()
         self._thread = threading.Thread(
             target=self._run, name=f"pennyreel-route-{job_id[:8]}", daemon=True
         )
-        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._keeper = threading.Thread(
+            target=self._keep, name=f"pennyreel-keep-{job_id[:8]}", daemon=True
+        )
 
     def start(self) -> RoutedJob:
         """Begin, where it has not begun."""
         with self._changed:
-            begun, self._begun = getattr(self, "_begun", False), True
+            begun, self._begun = self._begun, True
         if not begun:
             self._thread.start()
             self._keeper.start()
@@ -154,7 +163,7 @@ class RoutedJob:
         ears = Ears(
             told=self._told,
             event=self._tell,
-            ask=parts.ask or (lambda _: False),
+            ask=self._asked,
         )
         return Driver(
             self.id,
@@ -166,8 +175,9 @@ class RoutedJob:
         )
 
     def _run(self) -> None:
-        outcome: str = "done"
         problem: BaseException | None = None
+        if self._deadline.expired:  # before anything was sent: nothing is
+            self._end_late()
         try:
             ended = self._driver.run()
             problem = self._failure(ended)
@@ -181,11 +191,18 @@ class RoutedJob:
             # Its words may quote what they should not; whoever debugs finds them in the cause.
             problem = error(Code.INTERNAL, f"unforeseen: {type(failed).__name__}")
             problem.__cause__ = failed
+        self._give_back()
         info = problem.info if isinstance(problem, PennyreelError) else None
-        outcome = outcome if info is None else info.code
         self._problem = problem
-        self._tell(types.Finished(outcome, info))
+        self._tell(types.Finished("done" if info is None else info.code, info))
         self._over.set()
+
+    def _give_back(self) -> None:
+        """Let others drive it; where it has not ended, also what is left of it."""
+        ended = False
+        with suppress(PennyreelError):
+            ended = self._parts.ledger.job(self.id).outcome is not None
+        self._parts.held.release(ended=ended)
 
     def _failure(self, ended: Ended) -> PennyreelError | None:
         """Return the error that it ended with; a deadline's cancel is a timeout."""
@@ -197,17 +214,36 @@ class RoutedJob:
         return error(Code.TIMEOUT, str(told), detail={"confirmed_stopped": not left})
 
     def _keep(self) -> None:
-        """Keep the job ours, and end it at its deadline."""
-        while not self._over.wait(self._deadline.left(RENEW_S) or RENEW_S):
+        """Keep the job ours, and end it at its deadline, or when another process says so."""
+        renewed = time.monotonic()
+        while not self._over.wait(LOOK_S if self._late else self._deadline.left(LOOK_S)):
             if self._deadline.expired and not self._late:
-                self._late = True
-                self._driver.cancel()
+                self._end_late()
             with suppress(PennyreelError):  # a ledger that is away for a moment
-                for attempt in self._parts.ledger.open_attempts(self.id):
-                    self._parts.ledger.claim(attempt.attempt_id, CLAIM_S)
+                if self._parts.books.cancelled(self.id):
+                    self._driver.cancel()
+                if time.monotonic() - renewed >= RENEW_S:
+                    renewed = time.monotonic()
+                    self._renew()
+
+    def _renew(self) -> None:
+        for attempt in self._parts.ledger.open_attempts(self.id):
+            self._parts.ledger.claim(attempt.attempt_id, CLAIM_S)
+
+    def _end_late(self) -> None:
+        self._late = True
+        self._driver.cancel()
+
+    def _asked(self, question: Ask) -> bool:
+        """Ask the user; a yes after an unknown attempt is one to paying for another."""
+        agreed = self._parts.ask is not None and self._parts.ask(question)
+        if agreed and question.unknown:
+            self._parts.books.beside_unknown = True
+        return agreed
 
     def _fetch(self, backend: Backend, handle: Handle, result: Result, cancel: CancelToken) -> None:
         again = f"pennyreel jobs fetch {self.id}"
+        self._clock.executed()
         limit = Deadline(None)  # it is made and paid for
         fetching = Fetching(backend, handle, self._out_dir, limit, cancel, again, self._tell)
         for text in result.warnings:
@@ -215,12 +251,15 @@ class RoutedJob:
         artifacts = fetching.all(result)
         with self._changed:
             self._made.artifacts, self._made.result = artifacts, result
-        option = next((o for o in self._options() if o.backend == handle.backend), None)
+        option = self._option(handle)
         if option is not None:
             self._parts.learn(option, self._work, result)
 
-    def _options(self) -> tuple[Option, ...]:
-        return self._parts.books.record(self.id).options
+    def _option(self, handle: Handle) -> Option | None:
+        """Return what was chosen; a backend's handle may name another target than its option."""
+        options = self._parts.books.record(self.id).options
+        own = [o for o in options if o.backend == handle.backend]
+        return next((o for o in own if o.target == handle.target), own[0] if own else None)
 
     def _result(self, ended: Ended) -> RunResult:
         if ended.handle is None or self._made.result is None:
@@ -237,7 +276,7 @@ class RoutedJob:
             backend=ended.handle.backend,
             handle=ended.handle,
             artifacts=self._made.artifacts,
-            timings={},
+            timings=self._clock.timings(),
             remote_timings=dict(remote.timings),
             gpu=None if remote.gpu is None else remote.gpu.model_dump(exclude_none=True),
             attempts=tuple(
@@ -257,5 +296,37 @@ class RoutedJob:
         with self._changed:
             if isinstance(event, types.Submitted):
                 self._made.handle = event.handle
+            if isinstance(event, types.Started):
+                self._clock.started()
             self._made.events.append(event)
             self._changed.notify_all()
+
+
+class _Clock:
+    """Measures a job's stages as they are seen from here; of several attempts, the last one's."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._started: float | None = None
+        self._executed: float | None = None
+
+    def started(self) -> None:
+        """A worker has it."""
+        self._started = time.monotonic()
+
+    def executed(self) -> None:
+        """Its result is told, its files are not here."""
+        self._executed = self._executed or time.monotonic()
+
+    def timings(self) -> dict[str, float]:
+        """Seconds by stage; they add up to the total."""
+        now = time.monotonic()
+        executed = self._executed or now
+        started = min(self._started or executed, executed)
+        stages = {
+            "queue": started - self._began,
+            "execute": executed - started,
+            "fetch": now - executed,
+            "total": now - self._began,
+        }
+        return {name: round(seconds, 3) for name, seconds in stages.items()}

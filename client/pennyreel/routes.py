@@ -89,8 +89,11 @@ def caps_of(rules: Rules) -> tuple[Cap, ...]:
 
 
 def pricer(catalog: Catalog) -> Callable[[Option, Usage], int | None]:
-    """Return what turns a bill's units into micro-dollars."""
-    return lambda _option, usage: settled(usage, catalog).likely
+    """Return what turns a bill's units into micro-dollars.
+
+    What was billed is never estimated: of an unknown amount all that was reserved counts.
+    """
+    return lambda _option, usage: None if usage.amount is None else settled(usage, catalog).likely
 
 
 def decided(decision: Decision) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 It has the prompt and the graph, which the ledger never holds, in a file that only this user may
 read. It goes when the job has ended well; else it is kept for a retry, KEPT_S at most. Input files
 given by path are named, not copied.
+
+Beside it lies the right to drive the job: a locked file, which the system unlocks when the process
+dies, however it dies.
 """
 
 from __future__ import annotations
@@ -14,27 +17,50 @@ import re
 import secrets
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from pennyreel.backends.base import Prompt, Work
-from pennyreel.errors import Code, error
+from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Need
 from pennyreel.sources import Source
+from pennyreel.terms import Terms
 from pennyreel_contract import ModelNeed, Outputs
 
 KEPT_S = 7 * 86400.0
 
+_MANY = (set, frozenset, tuple, list)
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass(frozen=True)
 class Order:
-    """What was asked for, and where its files go."""
+    """What was asked for, where its files go, and by which terms."""
 
     work: Work
     out_dir: Path
+    terms: Terms = field(default_factory=Terms)
+
+
+class Held:
+    """The right to drive a job; it ends with the process at the latest."""
+
+    def __init__(self, lock: FileLock, file: Path) -> None:
+        """Keep the lock, which is ours."""
+        self._lock, self._file = lock, file
+
+    def release(self, *, ended: bool) -> None:
+        """Give it back. Only of a job that has `ended` may the file go.
+
+        Whoever waits for a file that is gone gets it, and must look whether the job has ended.
+        """
+        if ended:
+            with suppress(OSError):
+                self._file.unlink(missing_ok=True)
+        self._lock.release()
 
 
 class Spool:
@@ -65,11 +91,7 @@ class Spool:
         except OSError as problem:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            raise error(
-                Code.NOT_CONFIGURED,
-                f"the job cannot be kept in {self.folder} ({problem.strerror}), so it was not sent",
-                hint="Free some space there, or name another folder in PENNYREEL_HOME.",
-            ) from None
+            raise self._unusable(problem) from None
 
     def get(self, job_id: str) -> Order:
         """Return a job's request.
@@ -87,6 +109,29 @@ class Spool:
                 hint="Resume it where it was started; a result is had by: pennyreel result HANDLE",
             ) from None
 
+    def hold(self, job_id: str) -> Held | None:
+        """Take the right to drive a job; None while another process, or this one, has it.
+
+        Raises:
+            SetupNeeded: the folder cannot be written to.
+
+        """
+        file = self._file(job_id).with_suffix(".lock")
+        lock = FileLock(file, mode=0o600, thread_local=False)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        except OSError as problem:
+            raise self._unusable(problem) from None
+        return Held(lock, file)
+
+    def ids(self) -> list[str]:
+        """Return the jobs of which anything is here."""
+        files = [*self.folder.glob("*.json"), *self.folder.glob("*.lock")]
+        return sorted({file.stem for file in files})
+
     def remove(self, job_id: str) -> None:
         """Forget a job that has ended."""
         with suppress(OSError):
@@ -94,10 +139,17 @@ class Spool:
 
     def _prune(self) -> None:
         """Forget what nobody came back for."""
-        for file in self.folder.glob("*.json"):
+        for file in [*self.folder.glob("*.json"), *self.folder.glob("*.tmp")]:
             with suppress(OSError):
                 if time.time() - file.stat().st_mtime > KEPT_S:
                     file.unlink(missing_ok=True)
+
+    def _unusable(self, problem: OSError) -> PennyreelError:
+        return error(
+            Code.NOT_CONFIGURED,
+            f"the job cannot be kept in {self.folder} ({problem.strerror}), so it was not sent",
+            hint="Free some space there, or name another folder in PENNYREEL_HOME.",
+        )
 
     def _file(self, job_id: str) -> Path:
         if not _SAFE.fullmatch(job_id):
@@ -123,6 +175,7 @@ def _written(order: Order) -> dict[str, Any]:
         "prompt": prompt,
         "image": None if image is None else _source(image),
         "need": asdict(work.need),
+        "terms": {k: list(v) if isinstance(v, _MANY) else v for k, v in order.terms.items()},
     }
 
 
@@ -147,7 +200,7 @@ def _read(body: dict[str, Any]) -> Order:
         prompt=prompt,
         need=Need(**need),
     )
-    return Order(work, Path(body["out_dir"]))
+    return Order(work, Path(body["out_dir"]), body["terms"])
 
 
 def _shallow(prompt: Prompt) -> dict[str, Any]:
@@ -160,7 +213,7 @@ def _hashable(value: Any) -> Any:
 
 def _source(source: Source) -> dict[str, Any]:
     data = None if source.data is None else base64.b64encode(source.data).decode()
-    path = None if source.path is None else str(source.path)
+    path = None if source.path is None else str(source.path.absolute())
     return {"name": source.name, "path": path, "data": data, "url": source.url, "s3": source.s3}
 
 

@@ -6,10 +6,14 @@ FRESH_S. Nothing here costs money, and nothing here chooses.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
 
 from pennyreel import localcomfy
 from pennyreel.backends import registry
@@ -30,6 +34,11 @@ from pennyreel.types import Health
 from pennyreel_comfy import templates
 
 PROBE_S = 8.0
+"""How long a backend may take to say how it is."""
+
+REST_S = 4.0
+"""How much longer all the rest that is asked of it may take, which needs no network."""
+
 FRESH_S = 30.0
 
 OVERHEAD_S = (0.5, 2.0, 10.0)
@@ -52,6 +61,12 @@ _ANYTHING = Abilities(
 )  # fmt: skip
 """Of a backend that cannot be opened: what it lacks is its setup."""
 
+_ELSEWHERE = ", or use another backend: pennyreel doctor"
+"""What backends say to who has only them; here the others stand beside it."""
+
+_LATER = "Try again later, or name it: it is tried then whatever its health."
+
+T = TypeVar("T")
 Opener = Callable[[str, "str | None"], Backend]
 
 
@@ -73,10 +88,12 @@ class Survey:
         """
         wanted = list(self._candidates(named))
         own = None if need.vram_min_bytes == 0 else self.devices(self.settings)
-        with ThreadPoolExecutor(max(1, len(wanted)), "survey") as pool:
-            asked = [pool.submit(self._one, need, name, target, own) for name, target in wanted]
-            wait(asked)
-            found = [future.result() for future in asked]
+        asked = [_asked(partial(self._one, need, *one, own)) for one in wanted]
+        wait(asked, PROBE_S + REST_S)
+        found = [
+            future.result() if future.done() else self._silent(*one)
+            for one, future in zip(wanted, asked, strict=True)
+        ]
         # One that is named is tried, whatever its health: its own refusal says more.
         return [replace(f, available=f.available or _named(f, named)) for f in found]
 
@@ -93,9 +110,13 @@ class Survey:
 
     def _one(self, need: Need, name: str, target: str | None, own: Devices | None) -> Facts:
         try:
-            backend = self.opener(name, target)
+            return self._told(need, name, self.opener(name, target), own)
         except PennyreelError as problem:
-            return self._closed(name, problem)
+            return self._closed(name, str(problem), problem.hint)
+        except Exception as problem:  # noqa: BLE001 - another package's backend spoils no other's
+            return self._closed(name, f"unforeseen: {type(problem).__name__}", "")
+
+    def _told(self, need: Need, name: str, backend: Backend, own: Devices | None) -> Facts:
         health = self._health(backend)
         able, usage = backend.abilities(), backend.usage(need)
         place = _place(name, backend.target)
@@ -111,7 +132,7 @@ class Survey:
             place=place,
             available=health.reachable,
             why=health.detail,
-            fix="" if health.reachable else health.hint,
+            fix="" if health.reachable else self._fix(place, health),
             seconds=_in_all(seconds, place, warm, usage),
             fit=fit,
             device=device,
@@ -121,7 +142,12 @@ class Survey:
             checked=time.time(),
         )
 
-    def _closed(self, name: str, problem: PennyreelError) -> Facts:
+    def _silent(self, name: str, target: str | None) -> Facts:
+        """Return the facts of a backend that has not answered in time."""
+        told = self._closed(name, _late(PROBE_S + REST_S), _LATER)
+        return replace(told, target=target or "")
+
+    def _closed(self, name: str, why: str, fix: str) -> Facts:
         way = next((w for w in self.catalog.ways if w.backend == name), None)
         nobody = price(Usage(name, Unit.RUN, 1.0), self.catalog)
         return Facts(
@@ -130,18 +156,31 @@ class Survey:
             price=nobody if way is None else clip_price(way, self.catalog),
             place=_PLACES.get(name, Place.HOSTED),
             available=False,
-            why=str(problem),
-            fix=problem.hint,
+            why=why,
+            fix=fix.replace(_ELSEWHERE, ""),
         )
 
+    def _fix(self, place: Place, health: Health) -> str:
+        """Return what would make it available; who never installed ComfyUI has that to do first."""
+        home = self.settings.comfyui_home
+        if place is Place.LOCAL and health.backend == "comfyui" and not home.exists():
+            return "pennyreel comfyui install, then pennyreel comfyui start"
+        return health.hint
+
     def _health(self, backend: Backend) -> Health:
-        """Ask, or use what another process has heard."""
-        told = self.ledger.probed(
-            f"health {backend.name}:{backend.target}",
-            lambda: backend.health().to_json(),
-            fresh_s=FRESH_S,
-            limit_s=PROBE_S,
+        """Ask, or use what another process has heard; for PROBE_S."""
+        asked = _asked(
+            lambda: self.ledger.probed(
+                f"health {backend.name}:{backend.target}",
+                lambda: backend.health().to_json(),
+                fresh_s=FRESH_S,
+                limit_s=PROBE_S,
+            )
         )
+        try:
+            told = asked.result(PROBE_S)
+        except FutureTimeout:
+            return Health(backend.name, False, _late(PROBE_S), _LATER, backend.target)
         known = {k: v for k, v in told.answer.items() if k in Health.__dataclass_fields__}
         return Health(**{**known, "devices": tuple(known.get("devices") or ())})
 
@@ -189,6 +228,24 @@ class Survey:
                 resets = str(one.to_json()["resets"] or "")
                 found.append(Left(str(scope), one.cap.period, one.left, resets, raise_it))
         return tuple(found)
+
+
+def _late(seconds: float) -> str:
+    return f"it has not answered within {seconds:g} s"
+
+
+def _asked(ask: Callable[[], T]) -> Future[T]:
+    """Ask in a thread that nobody has to wait for, at the program's end neither."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as problem:  # noqa: BLE001 - it is raised by who waits
+            answer.set_exception(problem)
+
+    threading.Thread(target=run, name="pennyreel-survey", daemon=True).start()
+    return answer
 
 
 def _named(facts: Facts, named: str | None) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from client.support import KEY, Reply, Request, Script, Scripted, artifact
 from pennyreel import (
+    BadRequest,
     Handle,
     JobCancelled,
     JobFailed,
@@ -192,6 +193,34 @@ def test_each_end_is_told_as_what_it_is(
     with pytest.raises(kind, match=says) as caught:
         follow(runpod(scripted(statuses(final))))
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (Code.COMFY_UNAVAILABLE, JobFailed),
+        (Code.COMFY_START_FAILED, JobFailed),
+        (Code.RATE_LIMITED, JobFailed),
+        (Code.NOT_INSTALLED, JobFailed),
+        (Code.UNKNOWN_OUTCOME, JobFailed),
+        (Code.STALLED, JobFailed),
+        (Code.MISSING_MODEL, BadRequest),
+        (Code.TIMEOUT, JobTimeout),
+        (Code.CANCELLED, JobCancelled),
+    ],
+)
+def test_a_job_that_its_worker_has_ended_has_ended_whatever_its_code(
+    code: Code, kind: type[PennyreelError], scripted: Servers, runpod: Backends
+) -> None:
+    told = ErrorInfo.make(code, "so it is", hint="Do this.", detail={"node": "7"}).encode()
+    final = {"status": "FAILED", "error": told, "workerId": "w1"}
+    with pytest.raises(kind, match="so it is") as caught:
+        follow(runpod(scripted(statuses(final))))
+    assert type(caught.value) is kind
+    assert (caught.value.code, caught.value.hint) == (code.value, "Do this.")
+    detail = caught.value.info.detail
+    assert (detail["node"], detail["worker_id"]) == ("7", "w1")
+    assert (detail.get("confirmed_stopped") is True) == (kind in {JobTimeout, JobCancelled})
 
 
 def test_the_stock_worker_s_result_is_read_too(scripted: Servers, runpod: Backends) -> None:

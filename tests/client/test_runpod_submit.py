@@ -217,6 +217,45 @@ def test_large_inputs_go_through_the_bucket_largest_first(
     assert [r.method for r in store.requests] == ["PUT"]
 
 
+@pytest.mark.parametrize("status", [403, 404, 503])
+def test_a_bucket_that_refuses_means_that_nothing_was_sent(
+    status: int, scripted: Servers, runpod: Backends, tmp_path: Path
+) -> None:
+    large = tmp_path / "large.bin"
+    large.write_bytes(b"x" * 20_000)
+    store, server = scripted(lambda _: Reply(status)), scripted(lambda _: OK)
+    bucket = S3(store.url, "mine", Secret("AKID"), Secret("S3SECRET"), "us-east-1")
+    backend = runpod(server, s3=bucket, max_request_bytes=8_000)
+    with pytest.raises(Unavailable, match=r"cannot be uploaded.*nothing was sent") as caught:
+        backend.submit(Work("b" * 32, {}, sources=(source(large, fallback=""),)))
+    assert "S3SECRET" not in f"{caught.value} {caught.value.info}"
+    assert server.requests == []
+
+
+def test_an_input_that_is_gone_means_that_nothing_was_sent(
+    scripted: Servers, runpod: Backends, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone.bin"
+    gone.write_bytes(b"x")
+    given = source(gone, fallback="")
+    gone.unlink()
+    server = scripted(lambda _: OK)
+    with pytest.raises(BadRequest, match="cannot be read"):
+        runpod(server).submit(Work("b" * 32, {}, sources=(given,)))
+    assert server.requests == []
+
+
+def test_who_is_told_to_come_back_in_an_hour_is_not_kept_waiting(
+    scripted: Servers, runpod: Backends
+) -> None:
+    server = scripted(lambda _: Reply(429, headers={"Retry-After": "3600"}))
+    backend = runpod(server)
+    with pytest.raises(Unavailable) as caught:
+        backend.submit(work())
+    assert caught.value.info.detail["retry_after_s"] == 3600
+    assert len(server.requests) == 1
+
+
 def test_urls_and_s3_addresses_are_passed_on(scripted: Servers, runpod: Backends) -> None:
     server = scripted(lambda _: OK)
     sources = (

@@ -72,9 +72,10 @@ class RunPodApi:
                     raise self._down(problem) from None
                 self._pause(deadline.left(_http.backoff(attempt)))
                 continue
-            if reply.status_code != 429 or last:
-                return self._accepted(reply)
             asked = _http.retry_after(reply)
+            long = asked is not None and asked > _http.MAX_PAUSE_S
+            if reply.status_code != 429 or last or long:
+                return self._accepted(reply)
             pause = _http.backoff(attempt) if asked is None else asked + _http.backoff(0)
             self._pause(deadline.left(pause))
         raise AssertionError("the last try returns or raises")

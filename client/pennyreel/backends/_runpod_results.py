@@ -8,7 +8,18 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from pennyreel.errors import Code, ErrorInfo, PennyreelError, error
+from pennyreel.errors import (
+    Code,
+    ErrorInfo,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
+    OutcomeUnknown,
+    PennyreelError,
+    SetupNeeded,
+    Unavailable,
+    error,
+)
 from pennyreel_comfy.outputs import mime_of, plain_name
 from pennyreel_contract import Artifact, Result, parse_result
 
@@ -57,7 +68,23 @@ def _fail(status: Mapping[str, Any]) -> NoReturn:
     worker = status.get("workerId")
     if worker:
         info = info.model_copy(update={"detail": {**info.detail, "worker_id": str(worker)}})
-    raise PennyreelError.from_info(info)
+    raise _ended(info)
+
+
+def _ended(info: ErrorInfo) -> PennyreelError:
+    """Return the error of a job that a worker has ended, whatever the code that it told.
+
+    Of a class that says what became of the job: one that "nothing was accepted", or that nobody
+    knows it, would have it looked for, or wait.
+    """
+    problem = PennyreelError.from_info(info)
+    if isinstance(problem, (JobTimeout, JobCancelled)):
+        detail = {**info.detail, "confirmed_stopped": True}
+        return PennyreelError.from_info(info.model_copy(update={"detail": detail}))
+    if isinstance(problem, (Unavailable, SetupNeeded, OutcomeUnknown)):
+        problem = JobFailed(Code.EXECUTION_FAILED, info.message)
+        problem.info = info
+    return problem
 
 
 def _text(details: object) -> str:

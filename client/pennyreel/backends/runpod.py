@@ -27,7 +27,7 @@ from pennyreel.backends._runpod_api import MAX_REQUEST_BYTES, JobGone, Pause, Ru
 from pennyreel.backends.base import COMFY_KINDS, OnEvent, Work, pause
 from pennyreel.backends.polling import DOWN_GRACE_S, Polled, poll
 from pennyreel.config import RUNPOD_URL, S3, Secret, Settings, dev_stack, is_loopback
-from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.errors import Code, JobFailed, PennyreelError, error
 from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, Progressed, Queued, Sink, Started, Warned
@@ -250,8 +250,22 @@ class RunPodBackend:
         return self._down_grace_s
 
     def _body(self, work: Work) -> bytes:
-        """Return the POST's body; no file is read before it is known to fit."""
-        uploaded = self._upload_large(work)
+        """Return the POST's body; no file is read before it is known to fit.
+
+        Raises:
+            BadRequest, SetupNeeded, Unavailable: nothing was sent to RunPod.
+
+        """
+        try:
+            uploaded = self._upload_large(work)
+        except OSError as problem:
+            raise error(Code.BAD_INPUT, f"an input cannot be read: {problem.strerror}") from None
+        except JobFailed as problem:  # "failed" means that a job ran, and none did
+            raise error(
+                Code.BACKEND_UNAVAILABLE,
+                f"an input cannot be uploaded: {problem}; nothing was sent",
+                hint=problem.hint,
+            ) from problem
         inputs = tuple(_input(s, uploaded) for s in work.sources)
         body = _encode(work, inputs)
         if len(body) > self._max_request_bytes:  # never by more than a few bytes of headers

@@ -63,6 +63,7 @@ def show(*, job_id: str, as_json: bool) -> None:
 
     with Client() as client:
         job = client.dispatch.ledger.job(job_id)
+        troubles = client.dispatch.troubles(job.job_id)
         try:
             decision = client.dispatch.decision(job.job_id)
         except PennyreelError:
@@ -74,8 +75,15 @@ def show(*, job_id: str, as_json: bool) -> None:
     click.echo(f"{job.job_id}  {job.state}  {money(job.spent)}")
     if decision is not None:
         click.echo(f"decided: {headline(decision)}")
-    head = ("attempt", "backend", "state", "ended", "handle", "reserved", "spent")
-    table(head, [_tried(one) for one in job.attempts], left=5)
+    if job.attempts:
+        head = ("attempt", "backend", "state", "ended", "handle", "reserved", "spent")
+        table(head, [_tried(one) for one in job.attempts], left=5)
+    else:
+        click.echo("nothing was sent")
+    for backend, trouble in troubles:
+        click.echo(f"{backend}: {trouble.text}")
+        if trouble.hint:
+            click.echo(f"  next: {trouble.hint}")
     say(f"why: pennyreel why {job.job_id[:12]}")
 
 
@@ -91,25 +99,31 @@ def resume(
     json_lines: bool,
 ) -> None:
     """Go on with jobs whose client ended before they did; without JOB, with all of them."""
+    from pennyreel.cli.generate import asker
     from pennyreel.client import Client
-    from pennyreel.errors import PennyreelError
+    from pennyreel.errors import Code, PennyreelError
     from pennyreel_comfy.waiting import Deadline
 
     failed: list[PennyreelError] = []
     with Client() as client, interrupts():
         ledger = client.dispatch.ledger
+        client.dispatch.tidy()
         wanted = job_ids or tuple(j.job_id for j in ledger.jobs(state="open", limit=10_000))
         if not wanted:
             say("no job is open")
         for job_id in wanted:
             try:
-                job = client.dispatch.resume(job_id, deadline=Deadline(timeout_s), out_dir=out_dir)
+                limit = Deadline(timeout_s)
+                job = client.dispatch.resume(
+                    job_id, deadline=limit, out_dir=out_dir, ask=asker(yes=False)
+                )
                 finish(job, as_json=as_json, json_lines=json_lines)
             except PennyreelError as problem:  # noqa: PERF203 - the next job goes on
-                if len(wanted) == 1:
+                if problem.code == Code.CANCELLED.value or len(job_ids) == 1:
                     raise
                 say(f"{job_id[:12]}: {problem}\n  next: {problem.hint}")
-                failed.append(problem)
+                if job_ids or not problem.info.detail.get("busy"):  # the others are in good hands
+                    failed.append(problem)
     if failed:
         raise failed[0]
 
@@ -118,16 +132,13 @@ def resume(
 @_job
 @_json
 def cancel(*, job_id: str, as_json: bool) -> None:
-    """Stop JOB, whose client has ended; Ctrl-C stops one whose client still runs."""
+    """Stop JOB, whoever drives it, and say whether that is confirmed."""
     from pennyreel.client import Client
 
     with Client() as client:
+        stopped = client.dispatch.cancel(job_id)
         job = client.dispatch.ledger.job(job_id)
-        if job.outcome is not None:
-            stopped, outcome = True, job.outcome
-        else:
-            stopped = client.dispatch.resume(job.job_id, cancel=True).cancel()
-            outcome = str(client.dispatch.ledger.job(job.job_id).outcome)
+    outcome = job.outcome or "not stopped yet"
     if as_json:
         echo_json({"job_id": job.job_id, "confirmed_stopped": stopped, "outcome": outcome})
     else:
@@ -153,14 +164,16 @@ def fetch(
 
     with Client() as client:
         job = client.dispatch.ledger.job(job_id)
-        made = [a for a in job.attempts if a.code == "done" and a.handle]
-        if not made:
+        made = client.dispatch.made(job.job_id)
+        if made is None:
+            next_ = "resume" if job.outcome is None else "show"
             raise error(
                 Code.BAD_REQUEST,
                 f"job {job.job_id} has made nothing: {job.outcome or 'it has not ended'}",
-                hint=f"See it: pennyreel jobs show {job.job_id[:12]}",
+                hint=f"Run: pennyreel jobs {next_} {job.job_id[:12]}",
             )
-        following = client.handle(str(made[-1].handle), timeout_s=timeout_s, out_dir=out_dir)
+        where = out_dir or client.dispatch.out_dir(job.job_id)
+        following = client.handle(made, timeout_s=timeout_s, out_dir=where)
         finish(following, as_json=as_json, json_lines=json_lines)
         client.dispatch.fetched(job.job_id, following.result())
 
@@ -189,12 +202,24 @@ def retry(
             raise error(
                 Code.BAD_REQUEST,
                 f"job {old.job_id} may still run: another would be paid for beside it",
-                hint=f"First: pennyreel jobs resume {old.job_id[:12]}",
+                hint=_first(old),
+            )
+        if old.state == "done":
+            raise error(
+                Code.BAD_REQUEST,
+                f"job {old.job_id} is done, and what it asked for is not kept",
+                hint="Give the prompt or the workflow again: pennyreel generate, pennyreel run",
             )
         wishes = given({**options, "timeout_s": timeout_s, "out_dir": out_dir})
         with interrupts():
             job = client.again(old.job_id, ask=asker(yes=False), **wishes)
         finish(job, as_json=as_json, json_lines=json_lines)
+
+
+def _first(job: Job) -> str:
+    if job.state == "open":
+        return f"First: pennyreel jobs resume {job.job_id[:12]}"
+    return f"Look at its backend's own list of jobs; see: pennyreel jobs show {job.job_id[:12]}"
 
 
 def _row(job: Job) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 
@@ -25,6 +26,10 @@ _VERDICTS = {
 }
 
 
+_FEW = 2
+"""Of more candidates a line has only numbers: what each lacks stands beside it."""
+
+
 def explained(decision: Decision) -> str:
     """Return the whole story in lines, for `pennyreel why`."""
     return "\n".join(_lines(decision))
@@ -38,7 +43,11 @@ def headline(decision: Decision) -> str:
         return f"{chosen.key}: {chosen.reasons[0]} ({cost}, {time})"
     if decision.outcome is Outcome.CONSENT_REQUIRED:
         return "nothing runs without a yes: " + decision.refusal().info.message
-    return decision.refusal().info.message
+    told = [c for c in decision.candidates if c.verdict is not Verdict.FORBIDDEN]
+    if len(told) <= _FEW:
+        return decision.refusal().info.message
+    counts = Counter(verdict_text(c) for c in told)
+    return "no backend can do this job now: " + ", ".join(f"{n} {v}" for v, n in counts.items())
 
 
 def verdict_text(candidate: Candidate) -> str:

@@ -122,7 +122,11 @@ def _cheapness(one: Better) -> tuple[float, float, float, str]:
 def _lines(quoted: Quote) -> Iterator[str]:
     head = ("", "backend", "price", "certainty", "time", "quality", "why")
     yield from table([head, *(_row(c) for c in quoted.rows)])
+    # What the ways to a better one say below is not said twice.
+    shown = {b.way.backend for b in quoted.better} - {"comfyui"}
     for candidate in quoted.rows:
+        if candidate.verdict is Verdict.UNAVAILABLE and candidate.backend in shown:
+            continue
         asked = candidate.verdict in {Verdict.CONSENT, Verdict.TOO_DEAR}
         told = [*candidate.fixes, *(c.flag for c in candidate.consents if asked)]
         if told and candidate.verdict not in {Verdict.CHOSEN, Verdict.NEXT}:

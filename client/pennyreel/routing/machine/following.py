@@ -174,8 +174,18 @@ def _over(turn: Turn, attempt: Attempt, event: Stopped) -> None:
         turn.change(cancel=True)
         turn.do(MarkCancelled())  # first: after a crash the end alone would mean to move on
     cost = rules.owed(attempt, event.billed_microusd)
-    turn.settle(attempt, Stage.STOPPED, cost, event.trouble)
+    turn.settle(attempt, Stage.STOPPED, cost, _why(turn, event.trouble))
     go_on(turn, event.at)
+
+
+def _why(turn: Turn, trouble: Trouble) -> Trouble:
+    """Return why it was stopped: where the user did not want that, its time was over."""
+    if trouble.code != Code.CANCELLED.value or rules.unwanted(turn.job):
+        return trouble
+    hint = "Allow more time with --timeout, or look at that backend's workers."
+    return replace(
+        trouble, code=Code.TIMEOUT.value, text="it took too long and was stopped", hint=hint
+    )
 
 
 def _stop_again(turn: Turn, attempt: Attempt, at: float, jitter: float) -> None:

@@ -1,0 +1,94 @@
+"""A home whose jobs go to emulated backends, and the command line in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pennyreel.cli.app import run
+from pennyreel.config import load
+from pennyreel.money.ledger import Ledger
+from pennyreel_emulators.replicate import Config, ReplicatePlatform
+
+TOKEN = "r8_SECRET_never_shown_0123456789"
+KILLED = Path(__file__).with_name("killed.py")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command printed and how it exited."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """A command in this process."""
+
+    def call(*args: object) -> Ran:
+        capsys.readouterr()
+        code = run([str(a) for a in args])
+        seen = capsys.readouterr()
+        assert TOKEN not in seen.out + seen.err
+        return Ran(code, seen.out, seen.err)
+
+    return call
+
+
+def started(*args: object, kill_at: int | None = None) -> subprocess.Popen[str]:
+    """A command in a process of its own; `kill_at`: see killed.py."""
+    head = ["-m", "pennyreel"] if kill_at is None else [str(KILLED), str(kill_at)]
+    command = [sys.executable, *head, *map(str, args)]
+    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=dict(os.environ))
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 60.0) -> Ran:
+    """Wait for it."""
+    with process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:
+            process.kill()
+            raise
+    return Ran(process.returncode, out, err)
+
+
+def was_killed(ran: Ran) -> bool:
+    return ran.code == -signal.SIGKILL
+
+
+@pytest.fixture
+def replicate(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReplicatePlatform]:
+    """The emulated Replicate; the environment points at it."""
+    with ReplicatePlatform(Config(token=TOKEN)) as platform:
+        monkeypatch.setenv("REPLICATE_API_TOKEN", TOKEN)
+        monkeypatch.setenv("REPLICATE_BASE_URL", platform.base_url)
+        yield platform
+
+
+@pytest.fixture
+def ledger(home: Path) -> Iterator[Ledger]:
+    """The home's ledger, as another process sees it."""
+    with Ledger.open(load()) as opened:
+        yield opened
+
+
+def spooled(home: Path) -> list[str]:
+    """What lies in the spool, by its ending."""
+    folder = home / "spool"
+    return sorted(f.suffix for f in folder.iterdir()) if folder.exists() else []

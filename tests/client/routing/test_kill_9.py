@@ -1,0 +1,157 @@
+"""A job survives its client: killed at any moment, `jobs resume` ends it, once, and pays once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from client.routing.conftest import Ran, ended, spooled, started, was_killed
+from client.support import until
+from pennyreel.money.ledger import Ledger
+from pennyreel_emulators.replicate import Behaviour, ReplicatePlatform
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+HOSTED = ("generate", "a paper boat", "--backend", "replicate", "--max-cost", "0.10", "--json")
+SIMULATED = ("generate", "a paper boat", "--backend", "simulated", "--json", "--max-cost", "1")
+
+
+Command = Callable[..., Ran]
+
+
+def in_a_process(*args: object) -> Ran:
+    return ended(started(*args))
+
+
+def killed_and_resumed(
+    home: Path, ledger: Ledger, kill_at: int, *command: str, call: Command = in_a_process
+) -> str:
+    """Kill a client, resume in another process; return how its job ended ("" = none was kept)."""
+    before = {job.job_id for job in ledger.jobs(limit=1000)}
+    first = ended(started(*command, kill_at=kill_at))
+    assert was_killed(first) or first.code == 0, first.err
+    new = [job for job in ledger.jobs(limit=1000) if job.job_id not in before]
+    if was_killed(first):
+        again = call("jobs", "resume", "--json")
+        assert "Traceback" not in again.err
+    if not new:
+        return ""
+    (job,) = new
+    job = ledger.job(job.job_id)
+    assert job.outcome is not None, again.err
+    for attempt in job.attempts:
+        assert attempt.state == "ended" or (attempt.state == "unknown" and attempt.reserved)
+    assert call("jobs", "resume").err == "no job is open\n"
+    assert ".lock" not in spooled(home)
+    return "" if not was_killed(first) else job.outcome
+
+
+def swept(home: Path, ledger: Ledger, billed: Callable[[], int], *command: str) -> list[str]:
+    """Kill at each moment, until a client ends before it comes; return how the jobs ended."""
+    in_a_process("quote", *command[1:])
+    outcomes = []
+    for kill_at in range(1, 200):
+        paid, known = billed(), len(ledger.jobs(limit=1000))
+        outcome = killed_and_resumed(home, ledger, kill_at, *command)
+        if not outcome and len(ledger.jobs(limit=1000)) > known:
+            return outcomes
+        assert billed() - paid <= 1, "paid once"
+        outcomes.append(outcome)
+    raise AssertionError("the client never comes to its end")
+
+
+@pytest.mark.long
+def test_a_hosted_job_ends_once_wherever_its_client_is_killed(
+    home: Path, replicate: ReplicatePlatform, ledger: Ledger
+) -> None:
+    outcomes = swept(home, ledger, lambda: len(replicate.billed), *HOSTED)
+    assert len(outcomes) >= 18
+    assert set(outcomes) == {"", "done", "unknown_outcome"}, outcomes
+    assert outcomes.count("done") > outcomes.count("unknown_outcome")
+
+
+@pytest.mark.long
+def test_a_job_that_can_be_looked_up_is_always_done(home: Path, ledger: Ledger) -> None:
+    jobs = home / "simulated"
+    outcomes = swept(home, ledger, lambda: len(list(jobs.glob("*.json"))), *SIMULATED)
+    assert len(outcomes) >= 18
+    assert set(outcomes) == {"", "done"}
+    assert spooled(home) == []
+
+
+@pytest.mark.parametrize("kill_at", [5, 11])
+def test_a_client_that_is_killed_leaves_a_job_that_is_resumed_and_done(
+    home: Path, ledger: Ledger, kill_at: int, cli: Command
+) -> None:
+    cli("quote", "a paper boat", "--backend", "simulated")  # health is known then
+    assert killed_and_resumed(home, ledger, kill_at, *SIMULATED, call=cli) == "done"
+    assert len(list((home / "simulated").glob("*.json"))) == 1
+    assert spooled(home) == []
+
+
+def test_of_two_that_resume_a_job_one_drives_it(
+    home: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=4")
+    first = started(*SIMULATED)
+    until(lambda: [a for a in ledger.open_attempts() if a.state == "accepted"])
+    first.kill()
+    ended(first)
+    (job,) = ledger.jobs()
+    both = [started("jobs", "resume", job.job_id, "--json") for _ in range(2)]
+    codes = sorted((ran.code, ran.out != "") for ran in map(ended, both))
+    assert [code for code, _ in codes] == [0, 2]
+    assert ledger.job(job.job_id).outcome == "done"
+    assert len(ledger.job(job.job_id).attempts) == 1
+
+
+def test_a_job_whose_client_lives_is_left_to_it(
+    home: Path, ledger: Ledger, cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "hang=1")
+    client = started(*SIMULATED)
+    until(lambda: [a for a in ledger.open_attempts() if a.state == "accepted"])
+    (job,) = ledger.jobs()
+    other = cli("jobs", "resume")
+    assert other.code == 0, "nothing is wrong with it"
+    assert "another process is driving" in other.err
+    told = cli("jobs", "cancel", job.job_id[:8], "--json")
+    assert told.json["confirmed_stopped"] is True
+    assert ended(client).code == 130, "its client is told"
+    assert ledger.job(job.job_id).outcome == "cancelled"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_end_stops_the_job_and_its_bill(
+    number: signal.Signals, home: Path, replicate: ReplicatePlatform, ledger: Ledger
+) -> None:
+    replicate.configure(behaviour=Behaviour(hangs=True))
+    client = started(*HOSTED)
+    until(lambda: [a for a in ledger.open_attempts() if a.state == "accepted"])
+    client.send_signal(number)
+    ran = ended(client)
+    assert ran.code == 130, ran.err
+    assert ran.json["error"]["detail"]["confirmed_stopped"] is True
+    (job,) = ledger.jobs()
+    assert job.outcome == "cancelled"
+    assert job.reserved == 0
+    assert not ledger.open_attempts()
+
+
+def test_a_job_that_was_never_sent_is_cancelled_without_being_sent(
+    home: Path, ledger: Ledger, cli: Command
+) -> None:
+    cli("quote", "a paper boat", "--backend", "simulated")
+    first = ended(started(*SIMULATED, kill_at=9))  # its money is held
+    assert was_killed(first)
+    (job,) = ledger.jobs()
+    assert [a.state for a in job.attempts] == ["intended"]
+    ran = cli("jobs", "cancel", job.job_id)
+    assert ran.code == 0, ran.err
+    assert ledger.job(job.job_id).outcome == "cancelled"
+    assert ledger.job(job.job_id).reserved == 0
+    assert not list((home / "simulated").glob("*.json"))

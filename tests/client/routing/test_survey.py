@@ -1,0 +1,238 @@
+"""What is asked of every backend before a job goes anywhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.routing.conftest import TOKEN, ended, started
+from client.support import Reply, Scripted
+from fakes.waits import eventually
+from pennyreel import survey
+from pennyreel.backends import registry
+from pennyreel.backends.base import Backend
+from pennyreel.backends.simulated import SimulatedBackend
+from pennyreel.config import Settings, load
+from pennyreel.errors import Code, error
+from pennyreel.fleet.devices import Devices, detect
+from pennyreel.money import catalog
+from pennyreel.money.caps import Scope
+from pennyreel.money.ledger import Ledger
+from pennyreel.need import Need
+from pennyreel.routing.facts import Facts, Fit, Place
+from pennyreel.survey import Survey
+from pennyreel.types import Health
+
+GB = 2**30
+NEED = Need(template="animatediff-v3", profile="animatediff-v3", vram_min_bytes=6 * GB)
+Make = Callable[..., Survey]
+
+
+class Backends:
+    """Simulated ones under the names that are asked for."""
+
+    def __init__(self) -> None:
+        self.made: dict[str, Any] = {}
+        self.asked: list[str] = []
+
+    def __call__(self, name: str, target: str | None) -> Backend:
+        found = self.made.get(name)
+        if found is None:
+            raise error(Code.NOT_CONFIGURED, f"no key of {name}", hint=f"Set the key of {name}.")
+        if isinstance(found, Exception):
+            raise found
+        return found  # type: ignore[no-any-return]
+
+    def add(self, name: str, health: Callable[[], Health] | None = None) -> None:
+        made = SimulatedBackend(name=name)
+        outer = self
+
+        def asked() -> Health:
+            outer.asked.append(name)
+            return health() if health else Health(name, True, "fine", target="here")
+
+        made.health = asked  # type: ignore[method-assign]
+        self.made[name] = made
+
+
+@pytest.fixture
+def backends(monkeypatch: pytest.MonkeyPatch) -> Backends:
+    monkeypatch.setattr(registry, "names", lambda: ["comfyui", "replicate", "runpod"])
+    return Backends()
+
+
+@pytest.fixture
+def make(home: Path, backends: Backends, ledger: Ledger) -> Make:
+    def survey_of(devices: Devices | None = None, **settings: Any) -> Survey:
+        table = catalog.load(home)
+        return Survey(
+            load(**settings), backends, ledger, table,
+            devices=lambda _: devices or machine(),
+        )  # fmt: skip
+
+    return survey_of
+
+
+def machine(gpus: str = "none") -> Devices:
+    """This machine, with other GPUs."""
+    return detect(Settings(home=Path("/nowhere"), devices=gpus))
+
+
+def by_name(found: list[Facts]) -> dict[str, Facts]:
+    return {one.backend: one for one in found}
+
+
+def test_what_cannot_be_opened_is_explained_with_its_price(make: Make, backends: Backends) -> None:
+    backends.add("replicate")
+    found = by_name(make().facts(NEED))
+    assert found["replicate"].available
+    closed = found["runpod"]
+    assert (closed.available, closed.why) == (False, "no key of runpod")
+    assert closed.fix == "Set the key of runpod."
+    assert closed.price.likely is not None, "as the table has it"
+    assert closed.place is Place.RENTED
+
+
+def test_one_that_hangs_does_not_hold_up_the_rest(
+    make: Make, backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "PROBE_S", 0.3)
+    go_on = threading.Event()
+
+    def hangs() -> Health:
+        go_on.wait(30)
+        return Health("runpod", True, "at last", target="here")
+
+    backends.add("replicate")
+    backends.add("runpod", hangs)
+    try:
+        found = by_name(make().facts(NEED))
+        assert found["replicate"].available
+        assert not found["runpod"].available
+        assert "has not answered within 0.3 s" in found["runpod"].why
+        assert found["runpod"].price.sku == "simulated", "its price is known all the same"
+        named = by_name(make().facts(NEED, named="runpod"))
+        assert named["runpod"].available, "one that is named is tried all the same"
+    finally:
+        go_on.set()
+    eventually(lambda: not _threads())
+
+
+def test_one_that_hangs_in_all_it_does_is_left_out(
+    make: Make, backends: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "PROBE_S", 0.1)
+    monkeypatch.setattr(survey, "REST_S", 0.2)
+    go_on = threading.Event()
+    backends.add("replicate")
+    backends.add("runpod")
+    backends.made["runpod"].usage = lambda _: go_on.wait(30)
+    try:
+        found = by_name(make().facts(NEED))
+    finally:
+        go_on.set()
+    assert found["replicate"].available
+    assert not found["runpod"].available
+    eventually(lambda: not _threads())
+
+
+@pytest.mark.parametrize("member", ["abilities", "usage", "health", "open"])
+def test_a_strangers_exception_spoils_only_its_own(
+    member: str, make: Make, backends: Backends
+) -> None:
+    def broken(*_: object) -> Any:
+        raise ZeroDivisionError("Bearer secret")
+
+    backends.add("replicate")
+    backends.add("runpod")
+    if member == "open":
+        backends.made["runpod"] = ZeroDivisionError("Bearer secret")
+    else:
+        setattr(backends.made["runpod"], member, broken)
+    found = by_name(make().facts(NEED))
+    assert found["replicate"].available
+    assert not found["runpod"].available
+    assert found["runpod"].why == "unforeseen: ZeroDivisionError"
+
+
+def test_what_was_heard_is_used_again_for_a_while(make: Make, backends: Backends) -> None:
+    backends.add("replicate")
+    for _ in range(3):
+        make().facts(NEED)
+    assert backends.asked == ["replicate"]
+
+
+def test_only_by_its_name_is_the_simulated_one_asked(make: Make, backends: Backends) -> None:
+    backends.add("simulated")
+    assert "simulated" not in by_name(make().facts(NEED))
+    found = by_name(make().facts(NEED, named="simulated"))
+    assert found["simulated"].place is Place.SIMULATED
+
+
+def test_its_budgets_and_its_learned_seconds_are_told(
+    make: Make, backends: Backends, ledger: Ledger
+) -> None:
+    backends.add("replicate")
+    ledger.set_budget(Scope.parse("backend:replicate"), "day", 500_000)
+    ledger.set_budget(Scope.parse("backend:runpod"), "day", 1)
+    for seconds in (40.0, 42.0, 44.0):
+        ledger.learn("animatediff-v3", "simulated", seconds)
+    told = by_name(make().facts(NEED))["replicate"]
+    assert [(b.scope, b.microusd) for b in told.budgets] == [("backend:replicate", 500_000)]
+    assert "budget set backend:replicate --day" in told.budgets[0].fix
+    assert told.seconds is not None
+    assert 30 < told.seconds.likely < 60
+    assert told.seconds.basis != "the template's hint"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fit"),
+    [("none", Fit.CPU), ("RTX 3090:24GB", Fit.GOOD), ("GTX 1050:2GB", Fit.BELOW)],
+)
+def test_this_machines_gpu_decides_how_well_it_suits(
+    gpus: str, fit: Fit, make: Make, backends: Backends
+) -> None:
+    backends.add("comfyui")
+    backends.made["comfyui"].target = "http://127.0.0.1:8188"
+    here = machine(gpus)
+    need = replace(NEED, vram_good_bytes=8 * GB)
+    told = by_name(make(here).facts(need))["comfyui"]
+    assert (told.place, told.fit) == (Place.LOCAL, fit)
+    anywhere = by_name(make(here).facts(replace(NEED, vram_min_bytes=0)))["comfyui"]
+    assert anywhere.fit is Fit.GOOD
+    backends.made["comfyui"].target = "http://10.0.0.7:8188"
+    other = by_name(make(here).facts(need))["comfyui"]
+    assert (other.place, other.fit) == (Place.OWN, Fit.UNKNOWN)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    """A Replicate that takes its time to say how it is."""
+    both = threading.Event()
+
+    def script(_: Any) -> Reply:
+        both.wait(1.0)
+        return Reply(200, {})
+
+    with Scripted(script) as server:
+        monkeypatch.setenv("REPLICATE_API_TOKEN", TOKEN)
+        monkeypatch.setenv("REPLICATE_BASE_URL", server.url)
+        yield server
+
+
+def test_of_many_processes_one_asks(slow: Scripted) -> None:
+    several = [started("quote", "a boat", "--json") for _ in range(3)]
+    for ran in map(ended, several):
+        assert ran.code == 0, ran.err
+        (told,) = [c for c in ran.json["candidates"] if c["backend"] == "replicate"]
+        assert told["verdict"] != "unavailable", told["reasons"]
+    assert len(slow.requests) == 1
+
+
+def _threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name == "pennyreel-survey"]
