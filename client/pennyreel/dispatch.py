@@ -398,6 +398,6 @@ class _Learner:
         seconds = result.timings.get("execute") or (result.gpu and result.gpu.seconds)
         if facts is None or not seconds or not work.need.profile or result.replayed:
             return
-        gpu = facts.gpu or facts.price.sku
+        gpu = facts.gpu
         with suppress(PennyreelError):  # it is made: what was not learned is no failure
             self.ledger.learn(work.need.profile, gpu, seconds / (work.need.size or 1.0))

@@ -98,14 +98,19 @@ class Survey:
         return [replace(f, available=f.available or _named(f, named)) for f in found]
 
     def _candidates(self, named: str | None) -> Iterator[tuple[str, str | None]]:
+        """Yield whom to ask: where one is named, nobody else hears of the job."""
+        only = None if named is None else named.partition(":")[0]
         for name in registry.names():
+            if only not in {None, name}:
+                continue
             if name == "dev" and dev_stack(self.settings.home) is None and named != "dev":
                 continue
             yield name, None
         if named is not None and named in registry.NAMED_ONLY:
             yield named, None
         server = localcomfy.running(self.settings.comfyui_home)
-        if server is not None and server.url != self.settings.comfyui_url:
+        ours = server is not None and server.url != self.settings.comfyui_url
+        if server is not None and ours and only in {None, "comfyui"}:
             yield "comfyui", server.url
 
     def _one(self, need: Need, name: str, target: str | None, own: Devices | None) -> Facts:
@@ -136,7 +141,7 @@ class Survey:
             seconds=_in_all(seconds, place, warm, usage),
             fit=fit,
             device=device,
-            gpu=gpu,
+            gpu=gpu or usage.sku,
             breaker_until=self._breaker(name, backend.target),
             budgets=self._budgets(name),
             checked=time.time(),

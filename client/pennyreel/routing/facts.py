@@ -92,7 +92,7 @@ class Facts:
     fit: Fit = Fit.GOOD
     device: str = ""
     gpu: str = ""
-    """By which name its seconds are learned; "" = by the price's sku."""
+    """By which name its seconds are learned."""
     breaker_until: float | None = None
     """Its breaker is open until then (epoch seconds)."""
     budgets: tuple[Left, ...] = ()
