@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Backend, Work
@@ -96,6 +97,7 @@ class Dispatch:
         self._spool = Spool(settings.home / "spool")
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
+        self._driven: WeakSet[RoutedJob] = WeakSet()
 
     @property
     def ledger(self) -> Ledger:
@@ -104,6 +106,10 @@ class Dispatch:
             if self._ledger is None:
                 self._ledger = Ledger.open(self._settings)
             return self._ledger
+
+    def driven(self) -> list[RoutedJob]:
+        """Return the jobs that this client drives and that have not ended."""
+        return [job for job in list(self._driven) if not job.done]
 
     def close(self) -> None:
         """Let the ledger go."""
@@ -319,9 +325,11 @@ class Dispatch:
             ask=ask,
         )
         first = None if plan is None else plan.first
-        return RoutedJob(
+        job = RoutedJob(
             job_id, order.work, parts, out_dir=order.out_dir, deadline=deadline, first=first
         )
+        self._driven.add(job)
+        return job
 
     def _plan(self, work: Work, terms: Terms, *, asking: bool) -> _Plan:
         rules, table = self._rules(terms), self._catalog()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from pennyreel.client import Client
     from pennyreel.types import Handle, JobEvent, RunResult
 
 LINE_S = 3.0
@@ -113,6 +114,18 @@ def interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sending(client: Client) -> Iterator[None]:
+    """Stop what was sent, too, where Ctrl-C or SIGTERM comes before `finish` waits for it."""
+    with interrupts():
+        try:
+            yield
+        except KeyboardInterrupt:
+            for job in client.dispatch.driven():
+                _cancelled(job)
+            raise
 
 
 def _cancelled(job: Following) -> None:

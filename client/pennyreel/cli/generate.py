@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pennyreel.cli._terms import given, terms_options, wish_options
-from pennyreel.cli.common import finish, interrupts, output_options
+from pennyreel.cli.common import finish, output_options, sending
 
 if TYPE_CHECKING:
     from pennyreel.routing.machine import Ask
@@ -39,9 +39,8 @@ def command(
     from pennyreel.client import Client
 
     wishes = given({**options, "timeout_s": timeout_s, "out_dir": out_dir})
-    with Client() as client:
-        with interrupts():
-            job = client.start(prompt, ask=asker(yes=yes), **wishes)
+    with Client() as client, sending(client):
+        job = client.start(prompt, ask=asker(yes=yes), **wishes)
         finish(job, as_json=as_json, json_lines=json_lines)
 
 

@@ -9,7 +9,7 @@ import click
 
 from pennyreel.cli._books import money, table
 from pennyreel.cli._terms import given, terms_options
-from pennyreel.cli.common import echo_json, finish, interrupts, output_options, say
+from pennyreel.cli.common import echo_json, finish, output_options, say, sending
 
 if TYPE_CHECKING:
     from pennyreel.money.records import Attempt, Job
@@ -105,7 +105,7 @@ def resume(
     from pennyreel_comfy.waiting import Deadline
 
     failed: list[PennyreelError] = []
-    with Client() as client, interrupts():
+    with Client() as client, sending(client):
         ledger = client.dispatch.ledger
         client.dispatch.tidy()
         wanted = job_ids or tuple(j.job_id for j in ledger.jobs(state="open", limit=10_000))
@@ -211,9 +211,9 @@ def retry(
                 hint="Give the prompt or the workflow again: pennyreel generate, pennyreel run",
             )
         wishes = given({**options, "timeout_s": timeout_s, "out_dir": out_dir})
-        with interrupts():
+        with sending(client):
             job = client.again(old.job_id, ask=asker(yes=False), **wishes)
-        finish(job, as_json=as_json, json_lines=json_lines)
+            finish(job, as_json=as_json, json_lines=json_lines)
 
 
 def _first(job: Job) -> str:

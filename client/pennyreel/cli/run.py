@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pennyreel.cli._terms import given, terms_options
-from pennyreel.cli.common import echo_json, finish, interrupts, output_options, pairs, say
+from pennyreel.cli.common import echo_json, finish, interrupts, output_options, pairs, say, sending
 
 
 @click.command("run")
@@ -75,9 +75,9 @@ def command(
     told = given(options)
     with Client(backend=told.get("backend")) as client:
         if not no_wait:
-            with interrupts():
+            with sending(client):
                 job = client.route(workflow, ask=asker(yes=False), **work, **told)
-            finish(job, as_json=as_json, json_lines=json_lines)
+                finish(job, as_json=as_json, json_lines=json_lines)
             return
         with interrupts():
             left = client.submit(workflow, **work)

@@ -11,7 +11,9 @@ import pytest
 
 from client.routing.conftest import Ran, ended, spooled, started, was_killed
 from client.support import until
+from pennyreel.client import Client
 from pennyreel.money.ledger import Ledger
+from pennyreel.routed import RoutedJob
 from pennyreel_emulators.replicate import Behaviour, ReplicatePlatform
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -155,3 +157,20 @@ def test_a_job_that_was_never_sent_is_cancelled_without_being_sent(
     assert ledger.job(job.job_id).outcome == "cancelled"
     assert ledger.job(job.job_id).reserved == 0
     assert not list((home / "simulated").glob("*.json"))
+
+
+def test_ctrl_c_before_anybody_waits_stops_what_was_sent(
+    home: Path, ledger: Ledger, cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "hang=1")
+
+    def interrupted(self: Client, job: RoutedJob, *_: object) -> None:
+        until(lambda: [a for a in ledger.open_attempts() if a.state == "accepted"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "_watched", interrupted)
+    ran = cli(*SIMULATED)
+    assert ran.code == 130
+    (job,) = ledger.jobs()
+    assert job.outcome == "cancelled"
+    assert not ledger.open_attempts()
