@@ -87,6 +87,8 @@ class RouteOptions(JobOptions, Terms, total=False):
 
     ask: Callable[[Ask], bool] | None
     """Asked whether a backend may be tried that needs a yes. Without it, the answer is no."""
+    noted: Callable[[str], None] | None
+    """Told the job's id when its request is on this disk, before anything is sent or booked."""
 
 
 class GenerateOptions(Terms, total=False):
@@ -114,6 +116,8 @@ class GenerateOptions(Terms, total=False):
     out_dir: Path | str | None
     ask: Callable[[Ask], bool] | None
     """Asked whether a backend may be tried that needs a yes. Without it, the answer is no."""
+    noted: Callable[[str], None] | None
+    """Told the job's id when its request is on this disk, before anything is sent or booked."""
 
 
 @dataclass(frozen=True)
@@ -424,6 +428,7 @@ class Client:
             out_dir=self._out_dir(options.get("out_dir")),
             deadline=Deadline(options.get("timeout_s")),
             ask=options.get("ask"),
+            noted=options.get("noted"),
         )
         ledger = self.dispatch.ledger
         return self._watched(job, lambda job_id: ledger.job(job_id).attempts)

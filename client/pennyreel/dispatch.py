@@ -130,8 +130,11 @@ class Dispatch:
         out_dir: Path,
         deadline: Deadline,
         ask: Callable[[Ask], bool] | None = None,
+        noted: Callable[[str], None] | None = None,
     ) -> RoutedJob:
         """Decide where a job goes, and send it there; returns at once.
+
+        `noted` is told the job's id when its request is on the disk and nothing is sent or booked.
 
         Raises:
             BadRequest: `consent_required`, with the quote and the flag that allows it.
@@ -148,6 +151,8 @@ class Dispatch:
         try:
             # Its request first: a job that the ledger has can be gone on with.
             self._spool.put(job_id, order)
+            if noted is not None:
+                noted(job_id)
             self._record(job_id, work, terms, plan)
             return self._job(job_id, order, held, plan, deadline, ask).start()
         except BaseException:
@@ -213,6 +218,13 @@ class Dispatch:
             if job is None or job.outcome == "done":
                 self._spool.remove(job_id)
             held.release(ended=job is None or job.outcome is not None)
+
+    def never_sent(self, job_id: str) -> bool:
+        """Whether a job's request was written here, and its client ended before it was booked."""
+        with suppress(BadRequest):
+            self.ledger.job(job_id)
+            return False
+        return job_id in self._spool.ids()
 
     def fetched(self, job_id: str, result: RunResult) -> None:
         """Write down that the files of a job are here after all."""

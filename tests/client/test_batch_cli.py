@@ -19,6 +19,7 @@ from fakes.waits import eventually
 from pennyreel import Client
 from pennyreel.cli._batchfile import STATE
 from pennyreel.cli.app import run
+from pennyreel.dispatch import Dispatch
 from pennyreel.money.caps import Scope
 
 PROMPT = "a boat with CANARY sails"
@@ -247,6 +248,24 @@ def test_jobs_of_a_batch_that_was_killed_are_waited_for_not_sent_again(
     assert [r["outcome"] for r in ran.json["results"]] == ["done"] * 3
     assert len(jobs()) == 3
     assert all(len(job.attempts) == 1 for job in jobs())
+
+
+def test_a_batch_that_ended_before_its_job_was_booked_sends_it_once(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """As kill -9 is: nothing is tidied up."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as during:
+        during.setattr(Dispatch, "_record", killed)
+        with pytest.raises(Killed):
+            cli(PROMPT)
+    assert jobs() == []
+    assert cli(PROMPT).code == 0
+    assert [job.outcome for job in jobs()] == ["done"]
 
 
 def test_two_batches_into_one_folder_do_not_send_twice(cli: Cli, begin: Begin) -> None:

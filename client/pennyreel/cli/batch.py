@@ -213,6 +213,9 @@ class _Run:
         """Return how a job ended whose batch was killed before it could note that."""
         from pennyreel.errors import BadRequest, Code
 
+        if self._client.dispatch.never_sent(before.job_id):
+            self._state.write(line.key, "failed", before.job_id, code=Code.CANCELLED.value)
+            return Before("failed", before.job_id, Code.CANCELLED.value)
         try:
             job = self._client.dispatch.ledger.job(before.job_id)
         except BadRequest:  # it is in another ledger, and may be paid for
@@ -228,13 +231,12 @@ class _Run:
             before = None if self._again else self._state.before(line.key)
             if before is not None and before.state == "started":
                 return self._client.dispatch.resume(before.job_id)
-            job = self._client.start(line.prompt, **{**self._usual, **line.options})
-            try:
-                self._state.write(line.key, "started", job.id)
-            except BaseException:
-                job.cancel()  # else nobody would know of it
-                raise
-            return job
+
+            def noted(job_id: str) -> None:
+                self._state.write(line.key, "started", job_id)
+
+            options = {**self._usual, **line.options, "noted": noted}
+            return self._client.start(line.prompt, **options)
 
         return start
 
