@@ -314,6 +314,17 @@ def test_doctor_asks_runpod_when_it_is_configured(
     assert "endpoint ep: no worker yet" in ran.out
 
 
+def test_doctor_warns_where_results_go_before_a_job_is_resumed(
+    cli: Callable[..., Ran], platform: RunPodPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "keeps results for 30 minutes" in cli("doctor").out
+    monkeypatch.setenv("PENNYREEL_S3_BUCKET", "results")
+    assert "keeps results" not in cli("doctor").out
+    monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_made_up")
+    monkeypatch.setenv("REPLICATE_BASE_URL", "http://127.0.0.1:9/v1")
+    assert "Replicate keeps results for an hour" in cli("doctor").out
+
+
 def test_backends_and_templates_have_json(cli: Callable[..., Ran], comfy: FakeComfy) -> None:
     body = cli("backends", "--json").json
     assert body["chosen"]["backend"] == "comfyui"

@@ -44,7 +44,13 @@ def command(ctx: click.Context, as_json: bool) -> None:
     from pennyreel.client import Client
 
     with Client() as client:
-        checks = [*_machine(client.settings), *_comfyui(client), *_runpod(client), *_dev(client)]
+        checks = [
+            *_machine(client.settings),
+            *_comfyui(client),
+            *_runpod(client),
+            *_hosted(client),
+            *_dev(client),
+        ]
         verdict = _verdict(client)
     ready = verdict.state != "no"
     if as_json:
@@ -118,6 +124,22 @@ def _runpod(client: Client) -> Iterator[Check]:
         health = client.health("runpod")
         state = "ok" if health.reachable else "no"
         yield Check("runpod", state, health.detail, "" if health.reachable else health.hint)
+        if settings.s3 is None:
+            told = (
+                "RunPod keeps results for 30 minutes: a job whose client ended longer ago is lost"
+            )
+            advice = "give worker and client one bucket: BUCKET_* there, PENNYREEL_S3_BUCKET here"
+            yield Check("results", "note", told, advice)
+
+
+def _hosted(client: Client) -> Iterator[Check]:
+    """Tell of the hosted models that have a key; what is kept for how long is worth knowing."""
+    if client.settings.replicate_api_token:
+        health = client.health("replicate")
+        state = "ok" if health.reachable else "no"
+        yield Check("replicate", state, health.detail, "" if health.reachable else health.hint)
+        told = "Replicate keeps results for an hour: a job whose client ended longer ago is lost"
+        yield Check("results", "note", told, "after a crash: pennyreel jobs resume")
 
 
 def _dev(client: Client) -> Iterator[Check]:
