@@ -372,7 +372,7 @@ class Client:
             return self._open[name, target]
 
     def choose(self) -> Choice:
-        """Say where the next job goes.
+        """Say where a workflow goes that is submitted without the router; see `quote` for others.
 
         The configured backend; else a ComfyUI that answers at the configured address; the
         installed one, if it runs; RunPod, if key and endpoint are set; a running dev stack.

@@ -255,7 +255,7 @@ def test_doctor_is_well_when_one_backend_can_run_a_job(
 ) -> None:
     ran = cli("doctor")
     assert ran.code == 0
-    assert "the next job goes to comfyui" in ran.out
+    assert "a workflow can go to comfyui" in ran.out
     body = cli("doctor", "--json").json
     assert body["ready"] is True
     assert {c["name"] for c in body["checks"]} >= {"home", "disk", "comfyui", "runpod", "verdict"}

@@ -22,7 +22,7 @@ class _Command(NamedTuple):
 
 
 COMMANDS = {
-    "backends": _Command("backends", "Show where jobs can run, and where the next one goes."),
+    "backends": _Command("backends", "Show where jobs can run, and how each backend is."),
     "batch": _Command("batch", "Make many videos or images from a file of prompts."),
     "budget": _Command("budget", "Show and set how much may be spent."),
     "cancel": _Command("cancel", "Stop a job by its handle."),

@@ -10,7 +10,7 @@ from pennyreel.cli.common import echo_json, say
 @click.command("backends")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def command(as_json: bool) -> None:
-    """Show where jobs can run and where the next one goes. Costs nothing."""
+    """Show where jobs can run. Costs nothing; `pennyreel quote` says where one would go."""
     from pennyreel.client import Client
     from pennyreel.errors import PennyreelError
 
@@ -32,4 +32,5 @@ def command(as_json: bool) -> None:
         if choice is None:
             say(why)
         else:
-            click.echo(f"the next job goes to {choice.name}: {choice.why}")
+            click.echo(f"a workflow can go to {choice.name}: {choice.why}")
+            say("where a job would go, and what it would cost: pennyreel quote WORKFLOW|PROMPT")

@@ -155,9 +155,9 @@ def _verdict(client: Client) -> Check:
     try:
         choice = client.choose()
         health = client.backend(choice.name, choice.target).health()
-        why, hint = f"the next job goes to {choice.name}, and {health.detail}", health.hint
+        why, hint = f"a workflow would go to {choice.name}, and {health.detail}", health.hint
         if health.reachable:
-            return Check("verdict", "ok", f"the next job goes to {choice.name}: {choice.why}")
+            return Check("verdict", "ok", f"a workflow can go to {choice.name}: {choice.why}")
     except PennyreelError as problem:
         why, hint = str(problem), problem.hint
     able = [h.backend for h in client.backends() if h.reachable]
