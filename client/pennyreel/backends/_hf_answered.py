@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from pennyreel.backends._hf_api import json_of
+from pennyreel.backends._hf_api import JobGone, json_of
 from pennyreel.backends._hf_offers import Offer
 from pennyreel.backends._hf_words import (
     PLAIN_PATH,
@@ -106,9 +106,9 @@ class HfInference:
         data = base64.b64encode(reply.content).decode()
         return Seen("done", (Output(mime, data=data),))
 
-    def look(self, ask: Ask, job: str) -> Seen:
-        """There is nothing to look at."""
-        raise NotImplementedError(job)
+    def look(self, ask: Ask, job: str) -> Seen:  # noqa: ARG002 - see Provider
+        """There is nothing to look at: what came with the answer is kept here, or gone."""
+        raise JobGone
 
     def cancel(self, ask: Ask, job: str) -> None:
         """There is none."""
