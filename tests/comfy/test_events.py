@@ -172,6 +172,11 @@ def test_a_quiet_connection_that_answers_pings_stays_open(
         assert (fake.connections, session.generation) == (1, 0)
 
 
+def by_news_alone(fake: FakeComfy) -> Session:
+    """Return a session that a poll cannot help: the reader hears of the end, or nobody does."""
+    return Session(ComfyHttp(fake.url), poll_s=60)
+
+
 def test_a_message_that_nobody_expected_does_not_end_the_reader() -> None:
     async def script(fake: FakeComfy, prompt: Prompt) -> None:
         await fake.send_raw(prompt.client, "[" * 100_000)
@@ -181,7 +186,7 @@ def test_a_message_that_nobody_expected_does_not_end_the_reader() -> None:
         await play(fake, prompt)
 
     heard: list[Event] = []
-    with FakeComfy(script) as fake, Session(ComfyHttp(fake.url), poll_s=0.1) as session:
+    with FakeComfy(script) as fake, by_news_alone(fake) as session:
         session.submit(GRAPH, listener=heard.append).wait(Deadline(20))
         assert Succeeded in {type(event) for event in heard}
         assert fake.connections == 1
@@ -193,7 +198,7 @@ def test_a_listener_that_fails_does_not_end_the_reader() -> None:
     def broken(_: Event) -> None:
         raise RuntimeError("the listener's own bug")
 
-    with FakeComfy() as fake, Session(ComfyHttp(fake.url), poll_s=0.1) as session:
+    with FakeComfy() as fake, by_news_alone(fake) as session:
         first = session.submit(GRAPH, listener=broken)
         first.wait(Deadline(20))
         session.submit(GRAPH, listener=heard.append).wait(Deadline(20))
