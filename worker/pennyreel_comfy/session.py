@@ -262,12 +262,14 @@ class Run:
             self._announced[event.node] = int(event.max)  # it counts its images
         if isinstance(event, Image):
             self._keep(event)
-        if self._listener is not None and not self.ended:
-            self._listener(event)
         finished = isinstance(event, Executing) and event.node is None
-        if finished or isinstance(event, (Succeeded, Errored, Interrupted)):
-            self.ended = True
-            self.wake()
+        try:
+            if self._listener is not None and not self.ended:
+                self._listener(event)
+        finally:  # a listener that fails is no reason to miss the end
+            if finished or isinstance(event, (Succeeded, Errored, Interrupted)):
+                self.ended = True
+                self.wake()
 
     def wake(self) -> None:
         """Make `wait` look at the server now."""
