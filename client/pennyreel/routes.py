@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pennyreel.backends import registry
@@ -12,7 +13,7 @@ from pennyreel.money.catalog import Catalog
 from pennyreel.money.pricing import settled
 from pennyreel.need import Abilities, Usage
 from pennyreel.routing.decision import Decision, Verdict
-from pennyreel.routing.facts import Facts, Rules
+from pennyreel.routing.facts import LEAST_S, USUAL_S, Facts, Rules
 from pennyreel.routing.machine import Option
 from pennyreel.routing.rules import read_rules
 from pennyreel.terms import Terms
@@ -20,10 +21,6 @@ from pennyreel.terms import Terms
 SLACK = 3.0
 """The server-side deadline is so many times what is expected, so that a hung job costs little."""
 
-EXPECT_S = 300.0
-"""Where nothing is known of a job's time."""
-
-LEAST_S = 60.0
 MOST_S = 6 * 3600.0
 GRAPHS = frozenset({"comfyui", "dev", "runpod"})
 """Backends on which the same ComfyUI graph fails in the same way."""
@@ -71,13 +68,15 @@ def options_of(
 
     """
     known = {one.key: one for one in facts}
+    prices = {c.key: c.price for c in decision.candidates}
     keys = [(key, True) for key in decision.order]
     if asking:
         keys += [(c.key, False) for c in decision.candidates if c.verdict is Verdict.CONSENT]
-    options = [_option(known[key], decision, consented=agreed) for key, agreed in keys]
-    priced = {
-        key: Priced(known[key].price.certainty.value, known[key].price.version) for key, _ in keys
-    }
+    options = [
+        _option(replace(known[key], price=prices[key]), decision, consented=agreed)
+        for key, agreed in keys
+    ]
+    priced = {key: Priced(prices[key].certainty.value, prices[key].version) for key, _ in keys}
     return options, priced
 
 
@@ -109,18 +108,16 @@ def decision_in(kept: Sequence[Mapping[str, Any]]) -> Decision | None:
 
 def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
     able: Abilities = facts.abilities
-    seconds = facts.seconds
-    expected = EXPECT_S if seconds is None else seconds.likely
-    slowest = expected if seconds is None else max(expected, seconds.high)
     reserve = facts.price.high
     if reserve is None:  # the user agreed to a price that nobody knows: his limit is held for it
         reserve = decision.limit_microusd or 0
+    expected = USUAL_S if facts.seconds is None else facts.seconds.likely
     return Option(
         backend=facts.backend,
         target=facts.target,
         reserve_microusd=reserve,
         expect_s=expected,
-        deadline_s=min(MOST_S, max(LEAST_S, SLACK * slowest)),
+        deadline_s=_deadline_s(facts, decision),
         queue_s=max(LEAST_S, expected),
         cancels=able.cancels,
         looks_up=able.looks_up,
@@ -128,6 +125,19 @@ def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
         consented=consented,
         engine="comfyui" if facts.backend in GRAPHS else facts.backend,
     )
+
+
+def _deadline_s(facts: Facts, decision: Decision) -> float:
+    """Return how long it may run: no longer than what may be spent pays for, if so billed."""
+    meter, most = facts.meter, facts.price.high
+    slowest = USUAL_S if facts.seconds is None else max(facts.seconds.likely, facts.seconds.high)
+    usual = min(MOST_S, max(LEAST_S, SLACK * slowest))
+    if meter is None or most is None:
+        return usual
+    if facts.seconds is None:  # the price is the bound's
+        return min(MOST_S, meter.seconds(most))
+    allowed = decision.limit_microusd
+    return usual if allowed is None else max(slowest, min(usual, meter.seconds(allowed)))
 
 
 def labels_of(terms: Terms, template: str | None) -> dict[str, str | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pennyreel import routes
 from pennyreel.errors import BadRequest
 from pennyreel.money import catalog
 from pennyreel.money.estimates import Seconds
-from pennyreel.money.pricing import Certainty, Price
+from pennyreel.money.pricing import Certainty, Meter, Price
 from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.routing.facts import Facts, Place
 from pennyreel.routing.policy import decide
@@ -62,6 +63,30 @@ def test_of_an_unknown_price_the_users_limit_is_held() -> None:
     )
     assert option.reserve_microusd == 300_000
     assert priced["replicate"].certainty == "unknown"
+
+
+METER = Meter(Fraction(100), besides_s=100.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "max_cost", "deadline"),
+    [
+        (None, "0.05", 400.0),  # its time is not known: as long as the money lasts
+        (Seconds(100, 200, 300, basis="x"), "1", 900.0),
+        (Seconds(100, 200, 300, basis="x"), "0.05", 400.0),
+        (Seconds(100, 200, 300, basis="x"), "0.04", 300.0),
+    ],
+)
+def test_a_job_ends_at_the_latest_when_what_is_allowed_is_spent(
+    seconds: Seconds | None, max_cost: str, deadline: float
+) -> None:
+    high = None if seconds is None else 40_000
+    found = facts("runpod", high, seconds=seconds, meter=METER)
+    ((option,), priced) = options(found, max_cost=max_cost)
+    assert option.deadline_s == deadline
+    assert METER.microusd(option.deadline_s) <= round(float(max_cost) * 1e6)
+    assert option.reserve_microusd == (50_000 if seconds is None else 40_000)
+    assert priced["runpod"].certainty == ("estimated" if seconds is None else "known")
 
 
 @pytest.mark.parametrize(
