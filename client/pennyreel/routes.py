@@ -13,7 +13,7 @@ from pennyreel.money.catalog import Catalog
 from pennyreel.money.pricing import settled
 from pennyreel.need import Abilities, Usage
 from pennyreel.routing.decision import Decision, Verdict
-from pennyreel.routing.facts import LEAST_S, USUAL_S, Facts, Rules
+from pennyreel.routing.facts import LEAST_S, USUAL_S, Facts, Policy, Rules
 from pennyreel.routing.machine import Option
 from pennyreel.routing.rules import read_rules
 from pennyreel.terms import Terms
@@ -76,6 +76,11 @@ def options_of(
         _option(replace(known[key], price=prices[key]), decision, consented=agreed)
         for key, agreed in keys
     ]
+    quick = decision.policy == Policy.FASTEST.value
+    options = [
+        replace(option, retry_s=_retry_s(option, options[n + 1 :], quick=quick))
+        for n, option in enumerate(options)
+    ]
     priced = {key: Priced(prices[key].certainty.value, prices[key].version) for key, _ in keys}
     return options, priced
 
@@ -125,6 +130,17 @@ def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
         consented=consented,
         engine="comfyui" if facts.backend in GRAPHS else facts.backend,
     )
+
+
+def _retry_s(option: Option, later: Sequence[Option], *, quick: bool) -> float:
+    """Return how long it may ask to be left alone before the next is better.
+
+    A dearer one is never better than a wait, but where time counts most.
+    """
+    other = next((o for o in later if o.consented), None)
+    if other is None or not (quick or other.reserve_microusd <= option.reserve_microusd):
+        return option.retry_s
+    return min(option.retry_s, max(0.0, other.expect_s - option.expect_s))
 
 
 def _deadline_s(facts: Facts, decision: Decision) -> float:

@@ -252,7 +252,9 @@ def test_without_a_max_cost_an_unknown_time_is_bounded_by_the_usual_one() -> Non
     assert "stopped after 300 s" in found.candidates[0].price.formula
     assert chosen(stranger, max_cost=82_000).outcome is Outcome.GO
     late = chosen(stranger, max_cost=82_000, spent=Spent(day=1_950_000))
-    assert late.candidates[0].consents[0].flag == "--day-limit 2.032"
+    assert (late.outcome, late.candidates[0].price.high) == (Outcome.GO, 50_000)
+    later = chosen(stranger, max_cost=82_000, spent=Spent(day=1_970_000))
+    assert later.candidates[0].consents[0].flag == "--day-limit 2.052"
     cheap = chosen(runpod(None, seconds=None, meter=Meter(Fraction(100), 130.0)))
     assert (cheap.outcome, cheap.candidates[0].price.high) == (Outcome.GO, 43_000)
     known = chosen(runpod(None, seconds=None, meter=METER), allow_unknown_price=True)

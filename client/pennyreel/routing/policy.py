@@ -154,15 +154,17 @@ def wanted(need: Need) -> str:
 def _bounded(facts: Facts, case: Case) -> Facts:
     """Return a price where none is known, but a limit on the time is one on the bill.
 
-    A job whose time nobody knows may run as long as `max_cost` pays for, else for USUAL_S: there
-    the backend itself stops it.
+    A job whose time nobody knows may run as long as `max_cost`, and what the day and the budgets
+    have left, pay for; without a `max_cost` for USUAL_S. There the backend itself stops it.
     """
-    rules, meter = case.rules, facts.meter
+    rules, meter, spent = case.rules, facts.meter, case.spent
     if facts.price.known or meter is None or not _limited(facts, rules):
         return facts
     if rules.max_cost is None and rules.allow_unknown_price:
         return facts
-    most = (rules.max_cost or 0) - case.spent.job
+    lefts = [(rules.max_cost or 0) - spent.job, *(left.microusd for left in facts.budgets)]
+    lefts += [] if rules.day_limit is None else [rules.day_limit - spent.day]
+    most = min(lefts)
     if meter.seconds(most) < LEAST_S:
         most = meter.microusd(USUAL_S)
     told = f"its time is not known: stopped after {meter.seconds(most):.0f} s, by its own clock"

@@ -106,6 +106,25 @@ def test_a_job_that_hangs_is_stopped_after_three_times_what_was_expected(
     assert option.queue_s >= 60
 
 
+@pytest.mark.parametrize(
+    ("policy", "second", "waits"),
+    [
+        ("cheapest", 1000, 20.0),  # no dearer: as soon as it would be done there first
+        ("cheapest", 1001, 60.0),  # dearer: a wait is cheaper
+        ("fastest", 50_000, 20.0),
+    ],
+)
+def test_a_retry_after_is_waited_for_until_the_next_would_be_better(
+    policy: str, second: int, waits: float
+) -> None:
+    found = [
+        facts("replicate", 1000, seconds=Seconds(1, 10, 20, basis="x")),
+        facts("runpod", second, seconds=Seconds(1, 30, 40, basis="x")),
+    ]
+    told, _ = options(*found, policy=policy)
+    assert [(o.backend, o.retry_s) for o in told] == [("replicate", waits), ("runpod", 60.0)]
+
+
 def test_the_same_graph_fails_the_same_way_on_each_comfyui() -> None:
     found = [facts(name, 10, place=Place.RENTED) for name in ("comfyui", "runpod", "replicate")]
     told, _ = options(*found)
