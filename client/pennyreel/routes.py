@@ -113,16 +113,14 @@ def decision_in(kept: Sequence[Mapping[str, Any]]) -> Decision | None:
 
 def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
     able: Abilities = facts.abilities
-    reserve = facts.price.high
-    if reserve is None:  # the user agreed to a price that nobody knows: his limit is held for it
-        reserve = decision.limit_microusd or 0
+    deadline_s = _deadline_s(facts, decision)
     expected = USUAL_S if facts.seconds is None else facts.seconds.likely
     return Option(
         backend=facts.backend,
         target=facts.target,
-        reserve_microusd=reserve,
+        reserve_microusd=_reserve(facts, decision, deadline_s),
         expect_s=expected,
-        deadline_s=_deadline_s(facts, decision),
+        deadline_s=deadline_s,
         queue_s=max(LEAST_S, expected),
         cancels=able.cancels,
         looks_up=able.looks_up,
@@ -130,6 +128,15 @@ def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
         consented=consented,
         engine="comfyui" if facts.backend in GRAPHS else facts.backend,
     )
+
+
+def _reserve(facts: Facts, decision: Decision, deadline_s: float) -> int:
+    """Return what is held for a job: what it costs if it hangs until the server ends it."""
+    most, limit = facts.price.high, decision.limit_microusd
+    if most is None:  # the user agreed to a price that nobody knows: his limit is held for it
+        return limit or 0
+    late = 0 if facts.meter is None else facts.meter.microusd(deadline_s)
+    return most if limit is not None and late > limit else max(most, late)
 
 
 def _retry_s(option: Option, later: Sequence[Option], *, quick: bool) -> float:

@@ -69,23 +69,22 @@ METER = Meter(Fraction(100), besides_s=100.0)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "max_cost", "deadline"),
+    ("seconds", "max_cost", "deadline", "held"),
     [
-        (None, "0.05", 400.0),  # its time is not known: as long as the money lasts
-        (Seconds(100, 200, 300, basis="x"), "1", 900.0),
-        (Seconds(100, 200, 300, basis="x"), "0.05", 400.0),
-        (Seconds(100, 200, 300, basis="x"), "0.04", 300.0),
+        (None, "0.05", 400.0, 50_000),  # its time is not known: as long as the money lasts
+        (Seconds(100, 200, 300, basis="x"), "1", 900.0, 100_000),
+        (Seconds(100, 200, 300, basis="x"), "0.05", 400.0, 50_000),
+        (Seconds(100, 200, 300, basis="x"), "0.04", 300.0, 40_000),
     ],
 )
-def test_a_job_ends_at_the_latest_when_what_is_allowed_is_spent(
-    seconds: Seconds | None, max_cost: str, deadline: float
+def test_a_job_that_hangs_costs_what_was_held_for_it_and_no_more_than_is_allowed(
+    seconds: Seconds | None, max_cost: str, deadline: float, held: int
 ) -> None:
     high = None if seconds is None else 40_000
     found = facts("runpod", high, seconds=seconds, meter=METER)
     ((option,), priced) = options(found, max_cost=max_cost)
-    assert option.deadline_s == deadline
-    assert METER.microusd(option.deadline_s) <= round(float(max_cost) * 1e6)
-    assert option.reserve_microusd == (50_000 if seconds is None else 40_000)
+    assert (option.deadline_s, option.reserve_microusd) == (deadline, held)
+    assert METER.microusd(option.deadline_s) <= held <= round(float(max_cost) * 1e6)
     assert priced["runpod"].certainty == ("estimated" if seconds is None else "known")
 
 
