@@ -15,6 +15,7 @@ import pytest
 from backends.rig import Store
 from client.support import Reply, Request, Scripted
 from emulators.huggingface.support import FLUX, HUNYUAN, MINIMAX, SD3, WAN, ask, wish
+from fakes.ports import dead_port
 from pennyreel.backends import _hf_follow, _hf_kept, _hf_offers
 from pennyreel.backends.base import Prompt, Work
 from pennyreel.backends.huggingface import HuggingFaceBackend
@@ -33,7 +34,6 @@ from pennyreel.errors import (
 from pennyreel.need import Need, Unit
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Queued, Started, Warned
-from pennyreel_comfy.process import free_port
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Result
 from pennyreel_emulators.huggingface import IMAGE, HubConfig, HuggingFace, Plan, Served, mp4, png
@@ -604,7 +604,7 @@ def test_loading_says_when_to_come_again(hub: HuggingFace, opened: Open) -> None
 def test_a_router_that_refuses_connections_has_taken_nothing(
     hub: HuggingFace, opened: Open
 ) -> None:
-    one = opened(hub, router_url=f"http://127.0.0.1:{free_port()}")
+    one = opened(hub, router_url=f"http://127.0.0.1:{dead_port()}")
     with pytest.raises(Unavailable, match="nothing was sent") as down:
         one.submit(job())
     assert down.value.retryable

@@ -13,6 +13,7 @@ import pytest
 from backends.contract import BackendContract
 from backends.rig import Rig, Scene, Store
 from client.support import Request
+from fakes.ports import dead_port
 from pennyreel.backends import _replicate_follow as follow_module
 from pennyreel.backends.base import Prompt, Work
 from pennyreel.backends.replicate import LONGEST_S, ReplicateBackend, minted_seed
@@ -29,7 +30,6 @@ from pennyreel.errors import (
 from pennyreel.need import Need, Unit, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Progressed, Queued, Started
-from pennyreel_comfy.process import free_port
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Result
 from pennyreel_emulators.replicate import (
@@ -77,7 +77,7 @@ class ReplicateRig(Rig):
             replicate_api_token=Secret(TOKEN),
             replicate_base_url=platform.base_url,
         )
-        nobody = f"http://127.0.0.1:{free_port()}"
+        nobody = f"http://127.0.0.1:{dead_port()}"
         self.dead = replace(self.settings, replicate_base_url=nobody)
         self.content = render({"prompt": TEXT, "mp4": True, "seed": 7}, 7)[1]
 

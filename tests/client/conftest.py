@@ -12,9 +12,9 @@ import pytest
 
 from client.support import KEY, Script, Scripted, Worker
 from fakes.comfyui import FakeComfy
+from fakes.ports import dead_port
 from pennyreel.backends.runpod import RunPodBackend
 from pennyreel.config import Secret
-from pennyreel_comfy.process import free_port
 from pennyreel_emulators.runpod import EndpointConfig, Limits, PlatformConfig, RunPodPlatform
 
 OURS = ("PENNYREEL_", "RUNPOD_", "AWS_", "GOOGLE_", "GEMINI_", "REPLICATE_", "HF_", "CIVITAI_")
@@ -30,7 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PENNYREEL_HOME", str(folder))
     monkeypatch.setenv("PENNYREEL_CONFIG", os.devnull)
     monkeypatch.setenv("PENNYREEL_OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("PENNYREEL_COMFYUI_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PENNYREEL_COMFYUI_URL", f"http://127.0.0.1:{dead_port()}")
     monkeypatch.chdir(tmp_path)
     return folder
 

@@ -15,6 +15,7 @@ import pytest
 from client.support import until
 from fakes import comfyui as fake_comfyui
 from fakes.comfyui import FakeComfy
+from fakes.ports import dead_port
 from pennyreel import SetupNeeded, localcomfy
 from pennyreel.cli.app import run
 from pennyreel_comfy.process import free_port
@@ -46,7 +47,7 @@ def root(home: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def nowhere() -> str:
-    return f"http://127.0.0.1:{free_port()}"
+    return f"http://127.0.0.1:{dead_port()}"
 
 
 def test_it_starts_answers_outlives_the_call_and_stops(root: Path, nowhere: str) -> None:
