@@ -13,6 +13,7 @@ from typing import Any
 import keyring
 import keyring.backends.fail
 import keyring.backends.null
+import platformdirs
 import pytest
 from keyring.backend import KeyringBackend
 
@@ -54,7 +55,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The config file; not there yet."""
     place = tmp_path / "conf" / "config.toml"
     monkeypatch.delenv("PENNYREEL_CONFIG")
-    monkeypatch.setattr(config.platformdirs, "user_config_dir", lambda *_, **__: str(place.parent))
+    monkeypatch.setattr(platformdirs, "user_config_dir", lambda *_, **__: str(place.parent))
     return place
 
 
