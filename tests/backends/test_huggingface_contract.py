@@ -129,7 +129,7 @@ class HuggingFaceContract(BackendContract):
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_hf_follow, "POLL_S", (0.005, 0.02))
-        monkeypatch.setattr(_hf_follow, "CONFIRM_S", 0.5)
+        monkeypatch.setattr(_hf_follow, "CONFIRM_S", 1.0)
 
     @pytest.fixture
     def rig(self) -> Iterator[Rig]:

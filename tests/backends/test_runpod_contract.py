@@ -232,7 +232,7 @@ class TestRunPod(BackendContract):
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "POLL_S", (0.005, 0.02))
-        monkeypatch.setattr(module, "CONFIRM_S", 0.5)
+        monkeypatch.setattr(module, "CONFIRM_S", 1.0)
 
     def open(self, settings: Settings, target: str | None = None) -> Backend:
         one = RunPodBackend.open(settings, target)

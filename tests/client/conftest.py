@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from client.commands import Cli, called
 from client.support import KEY, Script, Scripted, Worker
 from fakes.comfyui import FakeComfy
 from fakes.ports import dead_port
@@ -33,6 +35,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PENNYREEL_COMFYUI_URL", f"http://127.0.0.1:{dead_port()}")
     monkeypatch.chdir(tmp_path)
     return folder
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`cli("run", graph)`: a command in this process."""
+    return partial(called, capsys)
 
 
 @pytest.fixture

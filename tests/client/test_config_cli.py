@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import platformdirs
 import pytest
 from keyring.backend import KeyringBackend
 
+from client.commands import Cli, called
 from pennyreel import Client, SetupNeeded, config
-from pennyreel.cli.app import run
 
 KEY = "rpa_CANARY_key_0123456789"
 
@@ -47,9 +46,6 @@ class Store(KeyringBackend):
         del self.kept[service, username]
 
 
-Cli = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The config file; not there yet."""
@@ -68,17 +64,9 @@ def store() -> Any:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """`cli(*args, stdin=…)`: the exit code, stdout and stderr."""
-
-    def call(*args: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        code = run(["config", *args])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return call
+    return partial(called, capsys, "config")
 
 
 def rows(cli: Cli) -> dict[str, dict[str, Any]]:
