@@ -12,11 +12,10 @@ import pytest
 from aiohttp import web
 
 from fakes.comfyui import FakeComfy, Prompt, play
-from fakes.ports import dead_port
+from fakes.ports import dead_port, port_for_later
 from fakes.waits import eventually
 from pennyreel_comfy.events import Event
 from pennyreel_comfy.http import ComfyHttp
-from pennyreel_comfy.process import free_port
 from pennyreel_comfy.session import Run, Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
@@ -226,7 +225,7 @@ def test_a_job_that_somebody_takes_out_of_the_queue_ends_as_cancelled() -> None:
 
 
 def test_a_job_that_a_restart_forgot_is_an_error_and_not_a_wait() -> None:
-    port = free_port()
+    port = port_for_later()
 
     async def forever(_: FakeComfy, __: Prompt) -> None:
         await asyncio.Event().wait()
