@@ -30,7 +30,7 @@ from pennyreel_emulators.huggingface import HubConfig, HuggingFace
 from pennyreel_emulators.replicate import Config, ReplicatePlatform
 from programs.canary_cli import LEAKS
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)  # dozens of processes, which a busy machine starts slowly
 
 PROMPT = "a paper boat in the rain"
 BACKENDS = ("comfyui", "runpod", "replicate", "gemini", "veo", "huggingface")

@@ -122,8 +122,10 @@ class EventSocket:
                 continue
             failures = 0
             if connected_before:
-                self._on_reconnect()
+                self._on_reconnect()  # first: who finds it open has to find that it was not
             connected_before = True
+            self._open.set()
+            self._attempted.set()
             self._read()
 
     def _connect(self) -> None:
@@ -143,8 +145,6 @@ class EventSocket:
             self._socket = fresh
         if self._closing.is_set():
             _cut(fresh)
-        self._open.set()
-        self._attempted.set()
 
     def _read(self) -> None:
         current = self._socket
