@@ -121,7 +121,7 @@ class ReplicateApi:
         self._api.close()
 
     def _one(self, method: str, path: str) -> dict[str, Any]:
-        reply = self._api.call(method, path, timeout=30.0)
+        reply = self._api.call(method, path, timeout=30.0, whole=_http.WHOLE_S)
         if reply.status_code == 404:
             raise Unknown
         if not reply.ok:

@@ -110,7 +110,9 @@ class RunPodApi:
         self._api.close()
 
     def _job(self, method: str, call: str, job_id: str) -> dict[str, Any]:
-        reply = self._api.call(method, f"/{self.endpoint}/{call}/{job_id}", timeout=30.0)
+        reply = self._api.call(
+            method, f"/{self.endpoint}/{call}/{job_id}", timeout=30.0, whole=_http.WHOLE_S
+        )
         if reply.status_code == 404:
             raise JobGone
         if reply.status_code != 200:

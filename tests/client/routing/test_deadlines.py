@@ -16,7 +16,8 @@ from pennyreel import routed
 from pennyreel.money.ledger import Ledger
 
 Cli = Callable[..., Ran]
-TIMEOUT_S = 1.0
+TIMEOUT_S = 3.0
+"""Long enough for the job to be sent by a busy machine."""
 JOB = ("generate", "a boat", "--backend", "runpod", "--max-cost", "1", "--timeout", TIMEOUT_S)
 NO_SUCH_KEY = b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>"
 
