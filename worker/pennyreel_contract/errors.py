@@ -18,11 +18,12 @@ it is `ErrorInfo.encode()`, a JSON object whose key `pennyreel_error` names it a
 from __future__ import annotations
 
 import json
-import re
 from enum import Enum
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from pennyreel_contract.steering import harmless_text
 
 MAX_BYTES = 20_000
 """What an encoded error weighs at most, in UTF-8: platforms limit it. Beyond it, it is cut."""
@@ -186,10 +187,7 @@ def _utf8(text: str) -> str:
 
     So, too, what steers a terminal: an error may quote anybody.
     """
-    return _STEERING.sub("\ufffd", text.encode("utf-8", "replace").decode())
-
-
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+    return harmless_text(text.encode("utf-8", "replace").decode())
 
 
 _Text = Annotated[str, AfterValidator(_utf8)]

@@ -4,7 +4,7 @@ from pennyreel._http.addresses import shown
 from pennyreel._http.answers import MAX_PAUSE_S, answer_text, backoff, retry_after
 from pennyreel._http.api import CLIP_S, MAX_CLIP, Api
 from pennyreel._http.downloads import download
-from pennyreel._http.transport import READ_S, Key, harmless, harmless_text
+from pennyreel._http.transport import READ_S, Key
 from pennyreel_comfy.sessions import MAX_JSON, WHOLE_S, TooLarge, TooSlow, never_sent, within
 
 __all__ = [
@@ -21,8 +21,6 @@ __all__ = [
     "answer_text",
     "backoff",
     "download",
-    "harmless",
-    "harmless_text",
     "never_sent",
     "retry_after",
     "shown",

@@ -7,7 +7,7 @@ from typing import Any
 
 import requests
 
-from pennyreel._http.transport import harmless_text
+from pennyreel_contract.steering import harmless_text
 
 MAX_PAUSE_S = 30.0
 

@@ -7,7 +7,6 @@ credentials from .netrc and send a local request through a proxy. None of that h
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ from requests.auth import AuthBase
 
 from pennyreel.config import Secret, is_loopback
 from pennyreel_comfy.sessions import Watched
+from pennyreel_contract.steering import harmless_text
 
 CONNECT_S = 10.0
 READ_S = 30.0
@@ -51,18 +51,10 @@ def session(url: str) -> requests.Session:
 def harmless(body: Any) -> Any:
     """Return JSON without the characters that steer a terminal."""
     if isinstance(body, str):
-        return body if _STEERING.search(body) is None else _STEERING.sub("\ufffd", body)
+        return harmless_text(body)
     if isinstance(body, dict):
         return {harmless(name): harmless(value) for name, value in body.items()}
     return [harmless(one) for one in body] if isinstance(body, list) else body
-
-
-def harmless_text(text: str) -> str:
-    """Return it without the characters that steer a terminal."""
-    return _STEERING.sub("\ufffd", text)
-
-
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class _Reply(requests.Response):
