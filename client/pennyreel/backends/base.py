@@ -17,6 +17,7 @@ from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Need, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, JobEvent, Sink
+from pennyreel_comfy.echoes import private_texts
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Artifact, InputFile, JobRequest, ModelNeed, Outputs, Result
 
@@ -76,6 +77,13 @@ class Work:
             preview=self.preview,
             metadata=dict(self.metadata),
         )
+
+    def words(self) -> tuple[str, ...]:
+        """Return what the user wrote into it, which no record may quote: prompts, and in a graph
+        whatever may be one.
+        """
+        own = () if self.prompt is None else (self.prompt.text, self.prompt.negative or "")
+        return tuple(dict.fromkeys((*own, *private_texts(self.graph))))
 
     def digest(self) -> str:
         """Return a sha256 that tells this request from another; the attempt's id is left out."""
