@@ -14,6 +14,7 @@ from pennyreel.backends.base import Backend, Work
 from pennyreel.books import LedgerBooks
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.fetching import Fetching
+from pennyreel.heard import keep
 from pennyreel.money.ledger import Ledger
 from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.driver import Driver, Ended, Left
@@ -322,7 +323,7 @@ class RoutedJob:
                 self._made.handle = event.handle
             if isinstance(event, types.Started):
                 self._clock.started()
-            self._made.events.append(event)
+            keep(self._made.events, event)
             self._changed.notify_all()
 
 

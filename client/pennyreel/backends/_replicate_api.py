@@ -15,7 +15,7 @@ import requests
 
 from pennyreel import _http
 from pennyreel._http import Api
-from pennyreel.backends.base import unsent
+from pennyreel.backends.base import told_id, unsent
 from pennyreel.config import Secret
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel_comfy.waiting import Deadline
@@ -136,8 +136,8 @@ class ReplicateApi:
             raise _unknown(f"Replicate answered {reply.status_code}", body)
         if not reply.ok:
             refuse(reply)
-        identity = (_object(reply) or {}).get("id")
-        if not isinstance(identity, str) or not identity:
+        identity = told_id((_object(reply) or {}).get("id"))
+        if identity is None:
             raise _unknown("Replicate's answer names no prediction", body)
         return identity
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,11 @@ from pennyreel.types import Handle, Health, JobEvent, Sink
 from pennyreel_comfy.echoes import private_texts
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Artifact, InputFile, JobRequest, ModelNeed, Outputs, Result
+
+MAX_ID = 400
+"""Characters of a job's id; Veo's are the longest, with about 150."""
+
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._~:@=+/-]{{0,{MAX_ID - 1}}}")
 
 OnEvent = Callable[[JobEvent], None]
 
@@ -184,6 +190,17 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let connections go; jobs go on."""
+
+
+def told_id(value: object) -> str | None:
+    """Return a job's id as a server told it; None where it is none.
+
+    It goes into handles, the ledger and paths: letters, digits and a few signs, of `MAX_ID` at
+    most, and no way up.
+    """
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        return None
+    return None if ".." in value or "//" in value else value
 
 
 def unsent(deadline: Deadline) -> None:
