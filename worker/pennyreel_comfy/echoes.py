@@ -48,7 +48,7 @@ def hide_in(text: str, headers: dict[str, str]) -> str:
     return text
 
 
-def unquoted(text: str, phrases: Iterable[str]) -> str:
+def unquoted(text: str, phrases: Iterable[str], mark: str = PROMPT) -> str:
     """Return a text without what it quotes of these phrases, whole or `PHRASE` characters of them.
 
     In any case of letters and any spelling that is known; a phrase of one or two characters is
@@ -67,7 +67,7 @@ def unquoted(text: str, phrases: Iterable[str]) -> str:
             if low[n : n + size] in pieces:
                 quoted[n : n + size] = [True] * size
     parts = groupby(zip(text, quoted, strict=True), key=lambda one: one[1])
-    return "".join(PROMPT if hit else "".join(c for c, _ in run) for hit, run in parts)
+    return "".join(mark if hit else "".join(c for c, _ in run) for hit, run in parts)
 
 
 def _keys(request: requests.PreparedRequest) -> Iterator[str]:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError, error
@@ -90,6 +91,12 @@ class Work:
         """
         own = () if self.prompt is None else (self.prompt.text, self.prompt.negative or "")
         return tuple(dict.fromkeys((*own, *private_texts(self.graph))))
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what of its files' addresses nobody may be told again: signatures, passwords."""
+        given = [urlsplit(source.url) for source in self.sources if source.url]
+        found = [part for url in given for part in (url.query, url.password or "")]
+        return tuple(form for part in found if part for form in (part, unquote(part)))
 
     def digest(self) -> str:
         """Return a sha256 that tells this request from another; the attempt's id is left out."""

@@ -76,6 +76,7 @@ class Driver:
         """Keep all of it; the books have the job's record, with its options."""
         self._job_id, self._order, self._books = job_id, order, books
         self._backends, self._breakers = backends, breakers
+        self._secrets = order.work.secrets()
         self._ears, self._clock = ears or Ears(), clock or RealClock()
         self._events: queue.SimpleQueue[ev.Event | _Leave] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, ev.Woke]] = []
@@ -137,6 +138,7 @@ class Driver:
 
     def _post(self, event: ev.Event) -> None:
         """Have the machine hear this, and the breaker what it says of the backend."""
+        event = hearing.discreet(event, self._secrets)
         if not isinstance(event, (ev.Consented, ev.Denied, ev.CancelAsked)):
             key, token = self._options[event.n].key, self._token(event.n)
             judge(self._breakers, key, token, event, self._clock.jitter())
