@@ -13,7 +13,7 @@ from pennyreel import _http
 from pennyreel.backends import _google_results as results
 from pennyreel.backends._google_api import GoogleApi, Service
 from pennyreel.backends._google_follow import Following, Look, follow
-from pennyreel.backends.base import OnEvent, Work, pause
+from pennyreel.backends.base import OnEvent, Work, pause, told_id
 from pennyreel.errors import PennyreelError
 from pennyreel.need import Need, Usage
 from pennyreel.types import Handle, Health, Sink
@@ -117,8 +117,8 @@ class GoogleBackend(ABC):
         self, path: str, body: Mapping[str, Any], work: Work, limit: Deadline, *, named: str
     ) -> Handle:
         """POST the job, once; its answer has the job's id in the field `named`."""
-        job_id = self._api.submit(path, body, limit).get(named)
-        if not isinstance(job_id, str) or not job_id:
+        job_id = told_id(self._api.submit(path, body, limit).get(named))
+        if job_id is None:
             raise self._api.unknown(f"{self.service.name}'s answer names no job")
         return Handle(self.name, self.target, job_id, work.attempt_id)
 
