@@ -64,7 +64,7 @@ def test_a_hook_hears_of_the_job_its_attempt_and_its_end_in_that_order() -> None
     assert (attempt.backend, attempt.outcome, attempt.cost_microusd) == ("simulated", "done", 0)
     assert attempt.attempt_id == result.handle.attempt_id
     assert (end.outcome, end.cost_microusd, end.attempts) == ("done", 0, 1)
-    assert 0.05 <= attempt.seconds <= end.seconds < 30
+    assert 0.05 <= attempt.seconds <= end.seconds
     assert [e.name for e in ears.only(EventFacts)][:2] == ["chosen", "submitted"]
 
 
