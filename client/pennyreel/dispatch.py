@@ -13,23 +13,21 @@ from weakref import WeakSet
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Backend, Work
-from pennyreel.books import Allowed, LedgerBooks
+from pennyreel.books import LedgerBooks
 from pennyreel.config import Settings
 from pennyreel.errors import BadRequest, Code, PennyreelError, error
-from pennyreel.money import catalog
-from pennyreel.money.catalog import Catalog
 from pennyreel.money.ledger import Ledger
-from pennyreel.money.records import Job, Labels
+from pennyreel.money.records import Attempt, Job, Labels
+from pennyreel.planning import Plan, Planner
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
-from pennyreel.routing.decision import Decision, Verdict
-from pennyreel.routing.explain import headline, time_text
-from pennyreel.routing.facts import Facts, Place, Rules, Spent
-from pennyreel.routing.machine import Ask, Option, Trouble
-from pennyreel.routing.quote import Quote, better_text, quote
-from pennyreel.spool import Held, Order, Spool
-from pennyreel.survey import Opener, Survey
+from pennyreel.routing.decision import Decision
+from pennyreel.routing.facts import Facts
+from pennyreel.routing.machine import Ask, Option, Stage, Trouble
+from pennyreel.routing.quote import Quote
+from pennyreel.spool import Held, Order, Spool, read_need
+from pennyreel.survey import Opener
 from pennyreel.terms import Terms
-from pennyreel.types import RunResult
+from pennyreel.types import Handle, RunResult
 from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Result, new_attempt_id
 
@@ -49,38 +47,6 @@ class _Backends:
         return self.opener(option.backend, option.target or None)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What was decided for a job, from what, and what follows for the router."""
-
-    quoted: Quote
-    facts: list[Facts]
-    options: list[Option]
-    allowed: Allowed
-    anywhere: bool
-    """The user did not say where it may go."""
-
-    @property
-    def decision(self) -> Decision:
-        return self.quoted.decision
-
-    @property
-    def here(self) -> list[str]:
-        """What this machine itself could do, with its time; at no cost."""
-        return [
-            f"here, on {c.device or 'this machine'}: {c.price.text()}, {time_text(c.seconds)}: "
-            + "; then again with ".join([*c.fixes[:1], *(w.flag for w in c.consents)])
-            for c in self.quoted.rows
-            if c.place == Place.LOCAL.value and c.verdict is Verdict.UNAVAILABLE
-        ]
-
-    @property
-    def first(self) -> types.Chosen | None:
-        """What a person is told first."""
-        chosen = self.quoted.chosen
-        return None if chosen is None else types.Chosen(chosen.backend, headline(self.decision))
-
-
 class Dispatch:
     """One a client. Thread-safe."""
 
@@ -93,11 +59,12 @@ class Dispatch:
             fresh: returns one that whoever asks for it closes.
 
         """
-        self._settings, self._opener, self._fresh = settings, opener, fresh
+        self._settings, self._fresh = settings, fresh
         self._spool = Spool(settings.home / "spool")
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
         self._driven: WeakSet[RoutedJob] = WeakSet()
+        self._planner = Planner(settings, opener, lambda: self.ledger)
 
     @property
     def ledger(self) -> Ledger:
@@ -120,7 +87,7 @@ class Dispatch:
 
     def quote(self, work: Work, terms: Terms) -> Quote:
         """Return what the job would cost and take everywhere; costs nothing and sends nothing."""
-        return self._plan(work, terms, asking=False).quoted
+        return self._planner.plan(work, terms, asking=False).quoted
 
     def send(
         self,
@@ -141,7 +108,7 @@ class Dispatch:
             Unavailable: no backend can do it; its hint has the ways to have one.
 
         """
-        plan = self._plan(work, terms, asking=ask is not None)
+        plan = self._planner.plan(work, terms, asking=ask is not None)
         job_id = new_attempt_id()
         if not plan.options:
             self._record(job_id, work, terms, plan)
@@ -231,6 +198,26 @@ class Dispatch:
         self.ledger.end_job(job_id, "done", {"outcome": "done", "files": len(result.artifacts)})
         self._spool.remove(job_id)
 
+    def made_after_all(self, attempt: Attempt, result: Result) -> None:
+        """Write down that an attempt made something of which that was not known, and its bill."""
+        kept = self.ledger.job(attempt.job_id)
+        backend = self._fresh(attempt.backend, attempt.target or None)
+        try:
+            used = backend.billed(read_need(kept.need), result)
+        finally:
+            backend.close()
+        option = next(o for o in self._options(attempt) if o.key == _key(attempt))
+        billed = routes.pricer(self._planner.catalog())(option, used)
+        self.settle_late(attempt, Stage.DONE, billed, None)
+
+    def settle_late(
+        self, attempt: Attempt, stage: Stage, microusd: int | None, trouble: Trouble | None
+    ) -> None:
+        """Write down how an attempt ended, after its job had; None = what was reserved counts."""
+        keys = [option.key for option in self._options(attempt)]
+        n = keys.index(_key(attempt))
+        LedgerBooks(self.ledger).settle(attempt.job_id, n, stage, microusd, trouble)
+
     def decision(self, job_id: str) -> Decision:
         """Return why a job went where it went.
 
@@ -258,6 +245,9 @@ class Dispatch:
         with suppress(PennyreelError):
             return self.request(job_id).out_dir
         return None
+
+    def _options(self, attempt: Attempt) -> tuple[Option, ...]:
+        return LedgerBooks(self.ledger).record(attempt.job_id).options
 
     def _open(self, job_id: str) -> Job:
         job = self.ledger.job(job_id)
@@ -304,7 +294,7 @@ class Dispatch:
             plan = None
             record = LedgerBooks(self.ledger).record(job_id)
             if not record.options and not record.cancel:  # it was killed while it was decided
-                plan = self._plan(order.work, order.terms, asking=ask is not None)
+                plan = self._planner.plan(order.work, order.terms, asking=ask is not None)
                 self.ledger.record_decision(job_id, routes.decided(plan.decision))
                 if not plan.options:
                     raise self._refused(job_id, plan)
@@ -318,7 +308,7 @@ class Dispatch:
         job_id: str,
         order: Order,
         held: Held,
-        plan: _Plan | None,
+        plan: Plan | None,
         deadline: Deadline,
         ask: Callable[[Ask], bool] | None,
     ) -> RoutedJob:
@@ -332,25 +322,23 @@ class Dispatch:
             backends=_Backends(self._fresh),
             spool=self._spool,
             held=held,
-            price=routes.pricer(self._catalog()),
+            price=routes.pricer(self._planner.catalog()),
             learn=_Learner(self.ledger, () if plan is None else tuple(plan.facts)),
             ask=ask,
         )
-        first = None if plan is None else plan.first
+        first = self._known(books, job_id) if plan is None else plan.first
         job = RoutedJob(
             job_id, order.work, parts, out_dir=order.out_dir, deadline=deadline, first=first
         )
         self._driven.add(job)
         return job
 
-    def _plan(self, work: Work, terms: Terms, *, asking: bool) -> _Plan:
-        rules, table = self._rules(terms), self._catalog()
-        facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
-        quoted = quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())
-        options, priced = routes.options_of(quoted.decision, facts, asking=asking)
-        allowed = Allowed(priced, routes.caps_of(rules), rules.allow_unknown_price)
-        anywhere = rules.forced is None and rules.kinds is None and not rules.private
-        return _Plan(quoted, facts, options, allowed, anywhere)
+    @staticmethod
+    def _known(books: LedgerBooks, job_id: str) -> types.Submitted | None:
+        """Return that a backend has the job since before this process."""
+        has = {Stage.ACCEPTED, Stage.STOPPING, Stage.DONE}
+        told = [a.handle for a in books.record(job_id).attempts if a.handle and a.stage in has]
+        return types.Submitted(Handle.parse(told[-1])) if told else None
 
     def _rest(self, job: Job) -> Order:
         """Return a job's request for a cancel, which needs none of it: nothing is sent."""
@@ -358,7 +346,7 @@ class Dispatch:
             return self._spool.get(job.job_id)
         return Order(Work(job.job_id, {}), self._settings.out_dir)
 
-    def _record(self, job_id: str, work: Work, terms: Terms, plan: _Plan) -> None:
+    def _record(self, job_id: str, work: Work, terms: Terms, plan: Plan) -> None:
         self.ledger.record_job(
             job_id,
             request_sha256=work.digest(),
@@ -369,40 +357,15 @@ class Dispatch:
         )
         self.ledger.record_decision(job_id, routes.decided(plan.decision))
 
-    def _refused(self, job_id: str, plan: _Plan) -> PennyreelError:
-        problem = plan.decision.refusal()
-        if problem.code == Code.NOT_CONFIGURED.value and plan.anywhere and plan.quoted.better:
-            problem = error(
-                Code.NOT_CONFIGURED,
-                "nothing here can make it yet",
-                hint="have one of these, cheapest first:\n"
-                + "".join(f"{line}\n" for line in plan.here)
-                + f"{better_text(plan.quoted.better)}\n"
-                f"what each lacks: pennyreel why {job_id[:12]}",
-                detail=problem.info.detail,
-            )
+    def _refused(self, job_id: str, plan: Plan) -> PennyreelError:
+        problem = plan.refusal(job_id)
         self.ledger.end_job(job_id, problem.code, {"outcome": "refused"})
-        problem.info.detail["job_id"] = job_id
         return problem
 
-    def _rules(self, terms: Terms) -> Rules:
-        own = any(
-            one.cap.scope.kind == "all" and one.cap.period == "day" for one in self.ledger.budgets()
-        )
-        return routes.rules_of(terms, default_backend=self._settings.backend, budgeted=own)
 
-    def _catalog(self) -> Catalog:
-        file = str(self._settings.config_file or "the config file")
-        return catalog.load(self._settings.home, self._settings.prices, file=file)
-
-    def _survey(self, work: Work, terms: Terms, table: Catalog) -> Survey:
-        labels = Labels(**routes.labels_of(terms, work.need.template))
-        return Survey(self._settings, self._opener, self.ledger, table, labels)
-
-    def _spent(self) -> Spent:
-        """Return what this day has cost; a job begins at nothing."""
-        today = self.ledger.spending("day", since_ms=int(time.time() // 86400) * 86_400_000)
-        return Spent(day=sum(one.spent + one.reserved for one in today))
+def _key(attempt: Attempt) -> str:
+    """Name the option that an attempt was made on."""
+    return f"{attempt.backend}:{attempt.target}" if attempt.target else attempt.backend
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pennyreel.routing.follower import Follower
 from pennyreel.routing.judging import judge
 from pennyreel.routing.machine import effects as do
 from pennyreel.routing.machine import events as ev
-from pennyreel.routing.machine import resume, step
+from pennyreel.routing.machine import resume, rules, step
 from pennyreel.routing.machine.states import Job, Option, Outcome, Trouble
 from pennyreel.routing.ports import Backends, Books, Clock, Ears, Order, RealClock
 from pennyreel.types import Handle
@@ -48,8 +48,12 @@ class Ended:
     """It had ended before."""
 
 
+class Left(Exception):
+    """Nobody waits for the job any longer. It has not ended, and its books are open."""
+
+
 class Driver:
-    """Drives one job to its end. `run` is called once, `cancel` from any thread."""
+    """Drives one job to its end. `run` is called once, `cancel` and `detach` from any thread."""
 
     def __init__(
         self,
@@ -66,7 +70,8 @@ class Driver:
         self._job_id, self._order, self._books = job_id, order, books
         self._backends, self._breakers = backends, breakers
         self._ears, self._clock = ears or Ears(), clock or RealClock()
-        self._events: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[ev.Event | None] = queue.SimpleQueue()
+        self._leaving: Callable[[Job], bool] = lambda _: False
         self._timers: list[tuple[float, int, ev.Woke]] = []
         self._serial = 0
         self._followers: dict[int, Follower] = {}
@@ -76,7 +81,7 @@ class Driver:
         self._end: do.End | None = None
 
     def run(self) -> Ended:
-        """Drive the job to its end, from wherever the books have it."""
+        """Drive the job to its end, from wherever the books have it; raises Left after `detach`."""
         record = self._books.record(self._job_id)
         self._options = record.options
         if record.outcome is not None:
@@ -85,8 +90,12 @@ class Driver:
         try:
             self._do(effects)
             while self._end is None:
-                job, effects = step(job, self._next())
-                self._do(effects)
+                if self._leaving(job):
+                    raise Left
+                event = self._next()
+                if event is not None:
+                    job, effects = step(job, event)
+                    self._do(effects)
         finally:
             self._close()
         return self._ended(job, self._end)
@@ -96,12 +105,20 @@ class Driver:
         self._events.put(ev.CancelAsked(self._clock.now()))
         self._fetching.cancel()
 
+    def detach(self) -> None:
+        """Let go of the job as soon as a backend has it: nothing is stopped, the books stay open.
+
+        What is made by then is fetched, and ends here.
+        """
+        self._leaving = rules.runs_by_itself
+        self._events.put(None)
+
     def _do(self, effects: tuple[do.Effect, ...]) -> None:
         for effect in effects:
             _DO[type(effect)](self, effect)
 
-    def _next(self) -> ev.Event:
-        """Wait for what happens next; bounded, so that Ctrl-C works on Windows."""
+    def _next(self) -> ev.Event | None:
+        """Wait for what happens next; bounded, so that Ctrl-C works on Windows. None: `detach`."""
         while True:
             now = self._clock.now()
             if self._timers and self._timers[0][0] <= now:
@@ -248,11 +265,13 @@ class Driver:
         self._end = e
 
     def _close(self) -> None:
-        """Let go. After a crash of ours the jobs go on: only the end stops what is left."""
+        """Let go. Jobs go on where theirs has not ended: only the end stops what is left."""
         for follower in self._followers.values():
             if self._end is not None:
                 follower.stop()
-                follower.thread.join(_JOIN_S)
+            else:
+                follower.leave()
+            follower.thread.join(_JOIN_S)
         for backend in self._opened.values():
             backend.close()
 
