@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from weakref import WeakSet
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Backend, Work
 from pennyreel.books import LedgerBooks
 from pennyreel.config import Settings
-from pennyreel.errors import BadRequest, Code, PennyreelError, error
-from pennyreel.money.ledger import Ledger
-from pennyreel.money.records import Attempt, Job, Labels
-from pennyreel.planning import Plan, Planner
+from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.kept import Kept
+from pennyreel.money.records import Job, Labels
+from pennyreel.planning import Learner, Plan
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
-from pennyreel.routing.decision import Decision
-from pennyreel.routing.facts import Facts
-from pennyreel.routing.machine import Ask, Option, Stage, Trouble
+from pennyreel.routing.machine import Ask, Option, Stage
 from pennyreel.routing.quote import Quote
-from pennyreel.spool import Held, Order, Spool, read_need
+from pennyreel.spool import Held, Order
 from pennyreel.survey import Opener
 from pennyreel.terms import Terms
-from pennyreel.types import Handle, RunResult
+from pennyreel.types import Handle
 from pennyreel_comfy.waiting import Deadline
-from pennyreel_contract import Result, new_attempt_id
+from pennyreel_contract import new_attempt_id
 
 CANCEL_S = 90.0
 """How long a cancel waits for the process that drives the job."""
@@ -47,7 +43,7 @@ class _Backends:
         return self.opener(option.backend, option.target or None)
 
 
-class Dispatch:
+class Dispatch(Kept):
     """One a client. Thread-safe."""
 
     def __init__(self, settings: Settings, opener: Opener, fresh: Opener) -> None:
@@ -59,31 +55,13 @@ class Dispatch:
             fresh: returns one that whoever asks for it closes.
 
         """
-        self._settings, self._fresh = settings, fresh
-        self._spool = Spool(settings.home / "spool")
-        self._lock = threading.Lock()
-        self._ledger: Ledger | None = None
+        super().__init__(settings, opener)
+        self._fresh = fresh
         self._driven: WeakSet[RoutedJob] = WeakSet()
-        self._planner = Planner(settings, opener, lambda: self.ledger)
-
-    @property
-    def ledger(self) -> Ledger:
-        """The ledger, opened at the first use; raises SetupNeeded."""
-        with self._lock:
-            if self._ledger is None:
-                self._ledger = Ledger.open(self._settings)
-            return self._ledger
 
     def driven(self) -> list[RoutedJob]:
         """Return the jobs that this client drives and that have not ended."""
         return [job for job in list(self._driven) if not job.done]
-
-    def close(self) -> None:
-        """Let the ledger go."""
-        with self._lock:
-            ledger, self._ledger = self._ledger, None
-        if ledger is not None:
-            ledger.close()
 
     def quote(self, work: Work, terms: Terms) -> Quote:
         """Return what the job would cost and take everywhere; costs nothing and sends nothing."""
@@ -169,86 +147,6 @@ class Dispatch:
             time.sleep(_LOOK_S)
         return not self.ledger.open_attempts(job.job_id)
 
-    def request(self, job_id: str) -> Order:
-        """Return what a job asked for; raises BadRequest where it is not on this machine."""
-        return self._spool.get(self.ledger.job(job_id).job_id)
-
-    def tidy(self) -> None:
-        """Clear out what clients that were killed left of jobs that are done, or never began."""
-        for job_id in self._spool.ids():
-            held = self._spool.hold(job_id)
-            if held is None:
-                continue
-            job = None
-            with suppress(BadRequest):
-                job = self.ledger.job(job_id)
-            if job is None or job.outcome == "done":
-                self._spool.remove(job_id)
-            held.release(ended=job is None or job.outcome is not None)
-
-    def never_sent(self, job_id: str) -> bool:
-        """Whether a job's request was written here, and its client ended before it was booked."""
-        with suppress(BadRequest):
-            self.ledger.job(job_id)
-            return False
-        return job_id in self._spool.ids()
-
-    def fetched(self, job_id: str, result: RunResult) -> None:
-        """Write down that the files of a job are here after all."""
-        self.ledger.end_job(job_id, "done", {"outcome": "done", "files": len(result.artifacts)})
-        self._spool.remove(job_id)
-
-    def made_after_all(self, attempt: Attempt, result: Result) -> None:
-        """Write down that an attempt made something of which that was not known, and its bill."""
-        kept = self.ledger.job(attempt.job_id)
-        backend = self._fresh(attempt.backend, attempt.target or None)
-        try:
-            used = backend.billed(read_need(kept.need), result)
-        finally:
-            backend.close()
-        option = next(o for o in self._options(attempt) if o.key == _key(attempt))
-        billed = routes.pricer(self._planner.catalog())(option, used)
-        self.settle_late(attempt, Stage.DONE, billed, None)
-
-    def settle_late(
-        self, attempt: Attempt, stage: Stage, microusd: int | None, trouble: Trouble | None
-    ) -> None:
-        """Write down how an attempt ended, after its job had; None = what was reserved counts."""
-        keys = [option.key for option in self._options(attempt)]
-        n = keys.index(_key(attempt))
-        LedgerBooks(self.ledger).settle(attempt.job_id, n, stage, microusd, trouble)
-
-    def decision(self, job_id: str) -> Decision:
-        """Return why a job went where it went.
-
-        Raises:
-            BadRequest: there is no such job, or no decision was made for it.
-
-        """
-        job = self.ledger.job(job_id)
-        found = routes.decision_in(self.ledger.decisions(job.job_id))
-        if found is None:
-            raise error(Code.BAD_REQUEST, f"no decision was recorded for job {job.job_id}")
-        return found
-
-    def made(self, job_id: str) -> str | None:
-        """Return the handle of what a job has made and paid for, if it has."""
-        return LedgerBooks(self.ledger).made(self.ledger.job(job_id).job_id)
-
-    def troubles(self, job_id: str) -> list[tuple[str, Trouble]]:
-        """Return what went wrong, by backend, in the order of trying."""
-        record = LedgerBooks(self.ledger).record(self.ledger.job(job_id).job_id)
-        return [(record.options[a.n].key, a.trouble) for a in record.attempts if a.trouble]
-
-    def out_dir(self, job_id: str) -> Path | None:
-        """Return where a job's files were to go, where that is known here."""
-        with suppress(PennyreelError):
-            return self.request(job_id).out_dir
-        return None
-
-    def _options(self, attempt: Attempt) -> tuple[Option, ...]:
-        return LedgerBooks(self.ledger).record(attempt.job_id).options
-
     def _open(self, job_id: str) -> Job:
         job = self.ledger.job(job_id)
         if job.outcome is None:
@@ -323,7 +221,7 @@ class Dispatch:
             spool=self._spool,
             held=held,
             price=routes.pricer(self._planner.catalog()),
-            learn=_Learner(self.ledger, () if plan is None else tuple(plan.facts)),
+            learn=Learner(self.ledger, () if plan is None else tuple(plan.facts)),
             ask=ask,
         )
         first = self._known(books, job_id) if plan is None else plan.first
@@ -361,26 +259,3 @@ class Dispatch:
         problem = plan.refusal(job_id)
         self.ledger.end_job(job_id, problem.code, {"outcome": "refused"})
         return problem
-
-
-def _key(attempt: Attempt) -> str:
-    """Name the option that an attempt was made on."""
-    return f"{attempt.backend}:{attempt.target}" if attempt.target else attempt.backend
-
-
-@dataclass(frozen=True)
-class _Learner:
-    """Keeps how long a profile took on the GPU that it ran on."""
-
-    ledger: Ledger
-    facts: tuple[Facts, ...]
-
-    def __call__(self, option: Option, work: Work, result: Result) -> None:
-        known: dict[str, Any] = {one.key: one for one in self.facts}
-        facts = known.get(option.key)
-        seconds = result.timings.get("execute") or (result.gpu and result.gpu.seconds)
-        if facts is None or not seconds or not work.need.profile or result.replayed:
-            return
-        gpu = facts.gpu
-        with suppress(PennyreelError):  # it is made: what was not learned is no failure
-            self.ledger.learn(work.need.profile, gpu, seconds / (work.need.size or 1.0))

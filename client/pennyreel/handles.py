@@ -98,6 +98,9 @@ class Handles:
         if found.job is None:
             return self._followed(found, Later()).cancel()
         job_id = found.job.job_id
+        ours = self._ours(job_id)
+        if ours is not None:
+            return ours.cancel()
         if self._dispatch.cancel(job_id):
             return True
         if found.attempt is None or found.attempt.state != "unknown" or found.handle is None:
@@ -130,9 +133,9 @@ class Handles:
 
     def _open(self, job_id: str, found: Found, later: Later) -> Job | RoutedJob:
         """Go on with a job, or follow it where that is somebody else's to do."""
-        ours = [job for job in self._dispatch.driven() if job.id == job_id]
-        if ours:
-            return ours[0]
+        ours = self._ours(job_id)
+        if ours is not None:
+            return ours
         try:
             return self._resume(
                 job_id, timeout_s=later.timeout_s, out_dir=later.out_dir, ask=later.ask
@@ -145,6 +148,10 @@ class Handles:
             if found.handle is None or note is None:
                 raise
             return self._followed(found, later, note=note)
+
+    def _ours(self, job_id: str) -> RoutedJob | None:
+        """Return the job where this very client drives it."""
+        return next((job for job in self._dispatch.driven() if job.id == job_id), None)
 
     def _followed(
         self, found: Found, later: Later, *, books: Unbooked | None = None, note: str = ""
@@ -191,9 +198,9 @@ class _Booked(Unbooked):
             return
         heard = of_follow(problem, 0, 0, 0.0, 0.0)
         if isinstance(heard, Failed):
-            self._dispatch.settle_late(now, Stage.FAILED, None, heard.trouble)
+            self._dispatch.failed_after_all(now, Stage.FAILED, heard.trouble)
         elif isinstance(heard, Stopped) and heard.confirmed:
-            self._dispatch.settle_late(now, Stage.STOPPED, None, heard.trouble)
+            self._dispatch.failed_after_all(now, Stage.STOPPED, heard.trouble)
 
     def told(self, handle: Handle) -> tuple[int | None, tuple[Attempt, ...]]:  # noqa: ARG002
         """Return what the ledger has."""

@@ -115,7 +115,7 @@ class LoggingHook:
 
     def job_ended(self, job: JobEnd) -> None:
         """See `Hook`."""
-        level = logging.INFO if job.outcome == "done" else logging.WARNING
+        level = logging.INFO if job.outcome in {"done", "detached"} else logging.WARNING
         self._log.log(
             level, "job %s: %s after %.1f s on %s, %d attempts, %s micro-dollars",
             job.job_id, job.outcome, job.seconds, job.backend or "?", job.attempts,

@@ -6,7 +6,7 @@ One that the ledger knows and that has not ended is a `RoutedJob`; see `handles.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pennyreel import types
@@ -129,7 +129,8 @@ class Job:
             stopped = self._backend.cancel(self.handle)
             if stopped:
                 sure = {"confirmed_stopped": True}
-                self._record(error(Code.CANCELLED, "the job was cancelled", detail=sure))
+                told = error(Code.CANCELLED, "the job was cancelled", detail=sure)
+                self._record(lambda: self._books.ended(told))
             return stopped
         if not ended:
             self._cancel.cancel()
@@ -161,7 +162,7 @@ class Job:
             # Its words may quote what they should not; whoever debugs finds them in the cause.
             problem = error(Code.INTERNAL, f"unforeseen: {type(failure).__name__}")
             problem.__cause__ = failure
-        self._record(problem, result)
+        self._record(lambda: self._books.ended(problem, result))
         info = None if problem is None else problem.info
         last = types.Finished("done" if info is None else info.code, info)
         self._end(last, problem=problem, result=result)
@@ -177,13 +178,13 @@ class Job:
             self._result, self._problem = result, problem
             self._chronicle.tell(last)
 
-    def _record(self, problem: BaseException | None, result: RunResult | None = None) -> None:
-        """Have the end written down; a full disk changes nothing about the job."""
+    def _record(self, write: Callable[[], None]) -> None:
+        """Have something written down; a full disk changes nothing about the job."""
         try:
-            self._books.ended(problem, result)
+            write()
         except (OSError, PennyreelError) as failure:
             told = getattr(failure, "strerror", None) or failure
-            self._chronicle.tell(types.Warned(f"the job's end cannot be recorded: {told}"))
+            self._chronicle.tell(types.Warned(f"what became of the job cannot be recorded: {told}"))
 
     def _wait(self) -> Result:
         try:
@@ -206,7 +207,7 @@ class Job:
         """Save what it made."""
         tell = self._chronicle.tell
         self._chronicle.executed()
-        self._books.made(remote)
+        self._record(lambda: self._books.made(remote))
         for text in remote.warnings:
             tell(types.Warned(text))
         fetching = Fetching(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Work
@@ -22,6 +24,7 @@ from pennyreel.routing.machine import Option
 from pennyreel.routing.quote import Quote, better_text, quote
 from pennyreel.survey import Opener, Survey
 from pennyreel.terms import Terms
+from pennyreel_contract import Result
 
 
 @dataclass(frozen=True)
@@ -108,3 +111,22 @@ class Planner:
         since = int(time.time() // 86400) * 86_400_000
         today = self._ledger().spending("day", since_ms=since)
         return Spent(day=sum(one.spent + one.reserved for one in today))
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Keeps how long a profile took on the GPU that it ran on."""
+
+    ledger: Ledger
+    facts: tuple[Facts, ...]
+
+    def __call__(self, option: Option, work: Work, result: Result) -> None:
+        """Learn from a result."""
+        known: dict[str, Any] = {one.key: one for one in self.facts}
+        facts = known.get(option.key)
+        seconds = result.timings.get("execute") or (result.gpu and result.gpu.seconds)
+        if facts is None or not seconds or not work.need.profile or result.replayed:
+            return
+        gpu = facts.gpu
+        with suppress(PennyreelError):  # it is made: what was not learned is no failure
+            self.ledger.learn(work.need.profile, gpu, seconds / (work.need.size or 1.0))
