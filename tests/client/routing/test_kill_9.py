@@ -87,12 +87,18 @@ def test_a_job_that_can_be_looked_up_is_always_done(home: Path, ledger: Ledger) 
 
 
 @pytest.mark.long
-def test_a_job_that_is_left_ends_once_wherever_its_client_is_killed(
+def test_a_hosted_job_that_is_left_ends_once_wherever_its_client_is_killed(
     home: Path, replicate: ReplicatePlatform, ledger: Ledger
 ) -> None:
     outcomes = swept(home, ledger, lambda: len(replicate.billed), *HOSTED, LEAVING)
     assert len(outcomes) >= 14
     assert set(outcomes) == {"", "done", "unknown_outcome"}, outcomes
+
+
+@pytest.mark.long
+def test_a_job_that_is_left_and_can_be_looked_up_is_always_done(
+    home: Path, ledger: Ledger
+) -> None:
     jobs = home / "simulated"
     outcomes = swept(home, ledger, lambda: len(list(jobs.glob("*.json"))), *SIMULATED, LEAVING)
     assert set(outcomes) == {"", "done"}
