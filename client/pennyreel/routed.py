@@ -85,7 +85,7 @@ class RoutedJob:
         self._over = threading.Event()
         self._kept = threading.Event()
         self._late = False
-        self._detaching = self._left = False
+        self._detaching = self._detached = False
         self._begun = False
         parts.books.on_accepted = self._accepted
         self._driver = self._drive()
@@ -134,7 +134,7 @@ class RoutedJob:
                     raise TimeoutError(f"no backend has job {self.id} within {timeout_s:g} s")
                 changed.wait(limit.left(TICK_S))
             handle = self._made.handle
-        if self._problem is not None and not self._left:
+        if self._problem is not None and not self._detached:
             raise self._problem
         if handle is None:  # pragma: no cover - what ended well was accepted
             raise RuntimeError("a job ended well without a handle")
@@ -213,7 +213,7 @@ class RoutedJob:
             if ended.outcome is Outcome.DONE:
                 self._parts.spool.remove(self.id)
         except Left:
-            self._left, problem = True, let_go(self.id)
+            self._detached, problem = True, let_go(self.id)
         except PennyreelError as failed:
             problem = failed
         except Exception as failed:  # noqa: BLE001 - whatever it is belongs to who waits
@@ -227,7 +227,7 @@ class RoutedJob:
         """Tell all who wait."""
         info = problem.info if isinstance(problem, PennyreelError) else None
         last: JobEvent = types.Finished("done" if info is None else info.code, info)
-        if self._left and self._made.handle is not None:
+        if self._detached and self._made.handle is not None:
             last = types.Detached(self._made.handle)
         self._problem = problem
         with self._chronicle.changed:

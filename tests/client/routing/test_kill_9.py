@@ -87,6 +87,7 @@ def test_a_job_that_can_be_looked_up_is_always_done(home: Path, ledger: Ledger) 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300)
 def test_a_hosted_job_that_is_left_ends_once_wherever_its_client_is_killed(
     home: Path, replicate: ReplicatePlatform, ledger: Ledger
 ) -> None:
@@ -96,9 +97,8 @@ def test_a_hosted_job_that_is_left_ends_once_wherever_its_client_is_killed(
 
 
 @pytest.mark.long
-def test_a_job_that_is_left_and_can_be_looked_up_is_always_done(
-    home: Path, ledger: Ledger
-) -> None:
+@pytest.mark.timeout(300)
+def test_a_job_that_is_left_and_can_be_looked_up_is_always_done(home: Path, ledger: Ledger) -> None:
     jobs = home / "simulated"
     outcomes = swept(home, ledger, lambda: len(list(jobs.glob("*.json"))), *SIMULATED, LEAVING)
     assert set(outcomes) == {"", "done"}
