@@ -94,13 +94,16 @@ class LedgerBooks:
         kept = self._ledger.decisions(job_id)
         options = _options(kept)
         places = {o.key: n for n, o in reversed(list(enumerate(options)))}
-        # Of each attempt the last word counts.
+        # Of each attempt the last word counts, and of an option its last attempt: one that was
+        # set aside for a while, with nothing sent, has another.
         words = {r["attempt_id"]: r for r in kept if r.get("record") in {"end", "stage"}}
-        attempts = tuple(
-            _attempt(a, places[_key(a)], words.get(a.attempt_id))
-            for a in job.attempts
-            if _key(a) in places
-        )
+        last: dict[int, AttemptRecord] = {}
+        for one in job.attempts:
+            n = places.get(_key(one))
+            if n is not None:
+                last.pop(n, None)
+                last[n] = _attempt(one, n, words.get(one.attempt_id))
+        attempts = tuple(last.values())
         outcome = None if job.outcome is None else (job.summary or {}).get("outcome")
         return JobRecord(
             job_id,

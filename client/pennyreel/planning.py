@@ -13,7 +13,7 @@ from pennyreel.backends.base import Work
 from pennyreel.books import Allowed
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError, error
-from pennyreel.money import catalog
+from pennyreel.money import catalog, live
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.records import Labels
@@ -84,6 +84,7 @@ class Planner:
 
     def plan(self, work: Work, terms: Terms, *, asking: bool) -> Plan:
         """Ask every backend, and decide; `asking`: somebody can be asked for a yes."""
+        live.keep_fresh(self._settings, self._ledger())
         rules, table = self._rules(terms), self.catalog()
         facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
         quoted = quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())

@@ -207,4 +207,4 @@ def test_a_request_for_prices_carries_no_key_in_its_address() -> None:
         return Reply(body={"gpus": GPUS})
 
     with Scripted(script) as server:
-        assert len(live._fetch(settings(server.url))) == len(GPUS)
+        assert live.refresh(settings(server.url)) == 8

@@ -118,6 +118,7 @@ class RunPodBackend:
             lora=True,
             negative_prompt=True,
             seed=True,
+            ends_late=True,
             cancels=True,
             looks_up=self._s3 is not None,
             private=True,

@@ -80,6 +80,18 @@ def sends_again(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
     return trouble.retryable and attempt.sends < job.rules.sends and asked <= job.rules.most_s
 
 
+def sets_aside(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
+    """Whether another option goes first, while this backend wants to be left alone.
+
+    It is come back to where nothing else is left.
+    """
+    asked, other = trouble.retry_after_s or 0.0, next_option(job)
+    if not sends_again(job, attempt, trouble) or attempt.blocks >= job.rules.blocks:
+        return False
+    ready = other is not None and agreed(job, other) and not unforgiven(job)
+    return ready and asked > job.options[attempt.n].retry_s
+
+
 def proves_nothing(attempt: Attempt) -> bool:
     """Whether a "not accepted" leaves open what became of an earlier call. A look-up's does not."""
     return attempt.unsure and attempt.awaits == "submit"
