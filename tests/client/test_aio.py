@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,11 @@ def play(story: Callable[[], Awaitable[None]]) -> None:
 
 
 async def seen(condition: Callable[[], bool]) -> None:
-    """Wait until it is true, while the loop goes on."""
-    await asyncio.to_thread(eventually, condition)
+    """Wait until it is true, looking in each turn of the loop, so that nothing overtakes it."""
+    limit = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < limit, "never became true"
+        await asyncio.sleep(0)
 
 
 def faces(cls: type[Any]) -> dict[str, Any]:
