@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 from pennyreel import types
 from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.heard import keep
 from pennyreel.types import JobEvent
 
 TICK_S = 0.5
@@ -33,11 +33,7 @@ class Chronicle:
         with self.changed:
             if isinstance(event, types.Started):
                 self._started = time.monotonic()
-            if isinstance(event, types.Progressed):
-                event = self._never_back(event)
-                if event.preview is not None:
-                    self._forget_preview()
-            self._events.append(event)
+            keep(self._events, event)
             self.changed.notify_all()
 
     def read(self) -> Iterator[JobEvent]:
@@ -76,23 +72,6 @@ class Chronicle:
             "total": now - self._began,
         }
         return {name: round(seconds, 3) for name, seconds in stages.items()}
-
-    def _forget_preview(self) -> None:
-        """Drop the last picture: only the newest is kept, or a long job would fill the memory."""
-        for number in range(len(self._events) - 1, -1, -1):
-            old = self._events[number]
-            if isinstance(old, types.Progressed) and old.preview is not None:
-                self._events[number] = replace(old, preview=None)
-                return
-
-    def _never_back(self, event: types.Progressed) -> types.Progressed:
-        """Keep the promise that percent never falls on one backend, whatever that says."""
-        for last in reversed(self._events):
-            if isinstance(last, types.Submitted):  # another attempt begins at nothing
-                break
-            if isinstance(last, types.Progressed):
-                return replace(event, percent=max(last.percent, event.percent))
-        return event
 
 
 def let_go(job_id: str) -> PennyreelError:

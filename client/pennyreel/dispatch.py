@@ -211,7 +211,7 @@ class Dispatch(Kept):
         ask: Callable[[Ask], bool] | None,
     ) -> RoutedJob:
         """Return the job, ready to be driven: by this plan, or by that in the books."""
-        books = LedgerBooks(self.ledger)
+        books = LedgerBooks(self.ledger, order.work.words())
         if plan is not None:
             books.begin(job_id, plan.options, plan.allowed)
         parts = Parts(

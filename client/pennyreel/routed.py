@@ -18,7 +18,7 @@ from pennyreel.fetching import Fetching
 from pennyreel.money.ledger import Ledger
 from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.driver import Driver, Ended, Left
-from pennyreel.routing.failures import failure
+from pennyreel.routing.failures import failure, left
 from pennyreel.routing.machine import Ask, Option, Outcome
 from pennyreel.routing.machine import Told as RouterTold
 from pennyreel.routing.ports import Backends, Ears, Order, Price
@@ -34,6 +34,11 @@ RENEW_S = 30.0
 """How often a job that is being driven says that it is; its claims last four times as long."""
 
 CLAIM_S = 120.0
+LEAVE_S = 5.0
+"""After the deadline, how long a job may take to stop, or a lost one to be found."""
+
+LAST_CALL_S = 30.0
+"""How much longer the answer to a call is waited for that is under way then."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,9 @@ class RoutedJob:
         self._end: RunResult | None = None
         self._over = threading.Event()
         self._kept = threading.Event()
-        self._late = False
         self._detaching = self._detached = False
+        self._late: Deadline | None = None
+        self._last_call = False
         self._begun = False
         parts.books.on_accepted = self._accepted
         self._driver = self._drive()
@@ -194,7 +200,7 @@ class RoutedJob:
         )
         return Driver(
             self.id,
-            Order(self._work, self._fetch, parts.price),
+            Order(self._work, self._fetch, parts.price, self._deadline),
             books=parts.books,
             backends=parts.backends,
             breakers=Breakers(parts.ledger),
@@ -213,7 +219,7 @@ class RoutedJob:
             if ended.outcome is Outcome.DONE:
                 self._parts.spool.remove(self.id)
         except Left:
-            self._detached, problem = True, let_go(self.id)
+            problem = self._left()
         except PennyreelError as failed:
             problem = failed
         except Exception as failed:  # noqa: BLE001 - whatever it is belongs to who waits
@@ -248,18 +254,29 @@ class RoutedJob:
     def _failure(self, ended: Ended) -> PennyreelError | None:
         """Return the error that it ended with; a deadline's cancel is a timeout."""
         problem = failure(ended)
-        if problem is None or not self._late or ended.outcome is not Outcome.CANCELLED:
+        if problem is None or self._late is None or ended.outcome is not Outcome.CANCELLED:
             return problem
         told = self._deadline.error("the job")
-        left = self._parts.ledger.open_attempts(self.id)
-        return error(Code.TIMEOUT, str(told), detail={"confirmed_stopped": not left})
+        still = self._parts.ledger.open_attempts(self.id)
+        hint = problem.hint if still else None
+        return error(Code.TIMEOUT, str(told), hint=hint, detail={"confirmed_stopped": not still})
+
+    def _left(self) -> PennyreelError:
+        """Return the error of a job that was let go, or left at its deadline: it is open still."""
+        if self._late is None:
+            self._detached = True
+            return let_go(self.id)
+        still = self._parts.ledger.open_attempts(self.id)
+        return left(self.id, str(self._deadline.error("the job")), still)
 
     def _keep(self) -> None:
         """Keep the job ours, and end it at its deadline, or when another process says so."""
         renewed = time.monotonic()
-        while not self._kept.wait(LOOK_S if self._late else self._deadline.left(LOOK_S)):
-            if self._deadline.expired and not self._late:
+        while not self._kept.wait((self._late or self._deadline).left(LOOK_S)):
+            if self._late is None and self._deadline.expired:
                 self._end_late()
+            elif self._late is not None and self._late.expired:
+                self._leave()
             with suppress(PennyreelError):  # a ledger that is away for a moment
                 if self._parts.books.cancelled(self.id):
                     self._driver.cancel()
@@ -272,8 +289,13 @@ class RoutedJob:
             self._parts.ledger.claim(attempt.attempt_id, CLAIM_S)
 
     def _end_late(self) -> None:
-        self._late = True
+        self._late = Deadline(LEAVE_S)
         self._driver.cancel()
+
+    def _leave(self) -> None:
+        """Wait no longer than for what is under way, and then not even for that."""
+        self._driver.leave(at_once=self._last_call)
+        self._late, self._last_call = Deadline(LAST_CALL_S), True
 
     def _asked(self, question: Ask) -> bool:
         """Ask the user; a yes after an unknown attempt is one to paying for another."""

@@ -20,6 +20,7 @@ from backends.rig import Rig, Scene
 from client.support import KEY, Reply, Request, Scripted, Worker
 from fakes.waits import eventually
 from pennyreel import _s3
+from pennyreel.backends import _runpod_follow as following
 from pennyreel.backends import runpod as module
 from pennyreel.backends.base import Backend
 from pennyreel.backends.runpod import DevBackend, RunPodBackend
@@ -231,7 +232,7 @@ class TestRunPod(BackendContract):
 
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "POLL_S", (0.005, 0.02))
+        monkeypatch.setattr(following, "POLL_S", (0.005, 0.02))
         monkeypatch.setattr(module, "CONFIRM_S", 0.5)
 
     def open(self, settings: Settings, target: str | None = None) -> Backend:

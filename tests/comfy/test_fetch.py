@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.support import Reply, Script, Scripted
-from pennyreel_comfy import fetch as module
 from pennyreel_comfy.fetch import fetch
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import BadRequest, JobCancelled, JobFailed, JobTimeout, PennyreelError
@@ -87,7 +86,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
             for a in ([host] if literal else addresses)
         ]
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", look)
+    monkeypatch.setattr(socket, "getaddrinfo", look)
     return asked
 
 
@@ -212,7 +211,7 @@ def test_no_url_makes_it_raise_anything_else(host: str, rest: str) -> None:
         raise OSError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.socket, "getaddrinfo", nowhere)
+        patch.setattr(socket, "getaddrinfo", nowhere)
         for url in (host, f"http://{host}/{rest}", f"https://[{host}]:{rest}"):
             with pytest.raises(PennyreelError):
                 fetch(url, Path("/nonexistent/x"), most=1, deadline=Deadline(5))

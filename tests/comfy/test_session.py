@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import struct
 import threading
 import time
 from typing import Any
@@ -13,6 +15,7 @@ from aiohttp import web
 
 from fakes.comfyui import FakeComfy, Prompt, play
 from fakes.waits import eventually
+from pennyreel_comfy import eventsocket
 from pennyreel_comfy.events import Event
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.process import free_port
@@ -386,3 +389,49 @@ def test_images_sent_after_a_reconnect_are_not_lost() -> None:
         outcome(run)
         assert len(run.images) == 1
         assert not run.images_lost
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_message_without_end_is_dropped_and_the_job_goes_on(
+    pieces: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(eventsocket, "MAX_MESSAGE", 100_000)
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "execution_start")
+        writer = fake.sockets[prompt.client]._writer
+        assert writer is not None
+        part = b"\0" * (300_000 // pieces)
+        for n in range(pieces):  # binary, then its continuation; the first bit: it is the last
+            last = 0x80 if n == pieces - 1 else 0
+            opened = writer.transport
+            assert opened is not None
+            head = struct.pack("!BBQ", last | (0 if n else 2), 127, len(part))
+            with contextlib.suppress(ConnectionError):
+                opened.write(head + part)
+        while fake.connections < 2:
+            await asyncio.sleep(0.001)
+        await play(fake, prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:
+        run = comfy.submit(BY_SOCKET)
+        outcome(run)
+        assert len(run.images) == 1, "what comes afterwards is heard"
+    assert "more than 0 MB" in caplog.text
+
+
+def test_a_message_just_below_the_limit_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eventsocket, "MAX_MESSAGE", 100_008)
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "executing", node="1")
+        for _ in range(3):
+            await fake.send_raw(prompt.client, b"\0\0\0\1\0\0\0\2" + b"p" * 100_000)
+        await fake.send(prompt, "execution_success")
+        fake.finish(prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:
+        run = comfy.submit(BY_SOCKET)
+        outcome(run)
+        eventually(lambda: len(run.images) == 3)
+        assert fake.connections == 1

@@ -22,7 +22,7 @@ from pennyreel.backends import _google_results as results
 from pennyreel.backends._google_api import Gone, GoogleApi, Service
 from pennyreel.backends._google_follow import Following, Look
 from pennyreel.backends._google_results import dicts, origin, versioned
-from pennyreel.backends.base import OnEvent, Prompt, Work, pause
+from pennyreel.backends.base import OnEvent, Prompt, Work, pause, told_id
 from pennyreel.backends.polling import DOWN_GRACE_S
 from pennyreel.config import GEMINI_URL, Secret, Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
@@ -142,8 +142,8 @@ class GeminiBackend:
         limit = deadline or Deadline(None)
         body = self._body(work, limit)
         answer = self._api.submit("/interactions", body, limit)
-        job_id = answer.get("id")
-        if not isinstance(job_id, str) or not job_id:
+        job_id = told_id(answer.get("id"))
+        if job_id is None:
             raise self._api.unknown("Gemini's answer names no interaction")
         return Handle(self.name, self.target, job_id, work.attempt_id)
 

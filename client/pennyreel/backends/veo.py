@@ -23,7 +23,7 @@ from pennyreel.backends._google_api import Gone, GoogleApi, Service
 from pennyreel.backends._google_auth import Tokens, tokens
 from pennyreel.backends._google_follow import Following, Look
 from pennyreel.backends._google_results import dicts, origin, versioned
-from pennyreel.backends.base import OnEvent, Work, pause
+from pennyreel.backends.base import OnEvent, Work, pause, told_id
 from pennyreel.backends.polling import DOWN_GRACE_S
 from pennyreel.config import Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
@@ -159,8 +159,8 @@ class VeoBackend:
         limit = deadline or Deadline(None)
         body = self._body(work, limit)
         answer = self._api.submit(f"{self._path}:predictLongRunning", body, limit)
-        name = answer.get("name")
-        if not isinstance(name, str) or not name:
+        name = told_id(answer.get("name"))
+        if name is None:
             raise self._api.unknown("Vertex's answer names no operation")
         return Handle(self.name, self.target, name, work.attempt_id)
 

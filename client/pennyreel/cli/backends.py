@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pennyreel.cli.common import echo_json, say
+from pennyreel.cli.common import echo, echo_json, say
 
 if TYPE_CHECKING:
     from pennyreel.client import Client
@@ -29,11 +29,11 @@ def command(as_json: bool) -> None:
         return
     for health, able in rows:
         mark = "ok  " if health.reachable else "no  "
-        click.echo(f"{mark}{health.backend:<11} {health.detail}")
+        echo(f"{mark}{health.backend:<11} {health.detail}")
         if health.hint and not health.reachable:
-            click.echo(f"{'':16}next: {health.hint}")
+            echo(f"{'':16}next: {health.hint}")
         elif able:
-            click.echo(f"{'':16}runs: {', '.join(able)}")
+            echo(f"{'':16}runs: {', '.join(able)}")
     if usual is not None:
         say(wrong or f"jobs go to {usual} alone, as it is configured")
     say("where a job would go, and what it would cost: pennyreel quote WORKFLOW|PROMPT")

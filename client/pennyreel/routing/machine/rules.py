@@ -58,6 +58,11 @@ def runs_by_itself(job: Job) -> bool:
     return alive == [Stage.ACCEPTED] and not unwanted(job)
 
 
+def only_waits(job: Job) -> bool:
+    """Whether no call is under way: nothing comes but by waiting, or by another call."""
+    return not any(a.awaits == "follow" for a in job.attempts)
+
+
 def unforgiven(job: Job) -> bool:
     """Whether an attempt may be billed unseen, and the user did not agree to pay for another."""
     return unknown(job) > job.forgiven
