@@ -148,8 +148,9 @@ def test_a_result_that_runpod_lost_for_its_size_is_explained(
 def test_a_deadline_cancels_at_the_platform(
     client: Client, platform: RunPodPlatform, ledger: Ledger
 ) -> None:
+    client.quote_workflow(GRAPH, **YES)  # all that has to be asked before is known then
     with pytest.raises(JobTimeout) as caught:
-        client.run(GRAPH, **YES, timeout_s=0.2)
+        client.run(GRAPH, **YES, timeout_s=3.0)
     assert caught.value.info.detail["confirmed_stopped"] is True
     assert [e.status for e in platform.events if isinstance(e, JobFinished)] == ["CANCELLED"]
     (job,) = ledger.jobs()

@@ -31,6 +31,7 @@ from pennyreel_contract import new_attempt_id
 
 _TICK_S = 0.5
 _JOIN_S = 5.0
+_LEAVE_S = 1.0
 _NOT_THERE = Trouble("backend_unavailable", "it does not have the job", retryable=True)
 
 
@@ -269,9 +270,10 @@ class Driver:
         for follower in self._followers.values():
             if self._end is not None:
                 follower.stop()
-            else:
+                follower.thread.join(_JOIN_S)
+            else:  # one that is in a call sees it after that
                 follower.leave()
-            follower.thread.join(_JOIN_S)
+                follower.thread.join(_LEAVE_S)
         for backend in self._opened.values():
             backend.close()
 
