@@ -342,6 +342,24 @@ def test_doctor_names_a_backend_that_can_where_the_chosen_one_cannot(
     assert "but comfyui can run a job" in ran.out
 
 
+def test_doctor_says_that_a_dev_stack_alone_has_to_be_named(
+    cli: Callable[..., Ran],
+    platform: RunPodPlatform,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    home.mkdir()
+    stack = {"base_url": platform.base_url, "endpoint": "ep", "api_key": KEY, "pid": 1}
+    (home / "dev.json").write_text(json.dumps(stack))
+    ran = cli("doctor")
+    assert ran.code == 0
+    assert "only the dev stack answers" in ran.out
+    assert "--backend dev" in ran.out
+    monkeypatch.setenv("PENNYREEL_BACKEND", "dev")
+    assert "jobs go to dev alone, as it is configured, and it can run one" in cli("doctor").out
+
+
 def test_a_backend_that_does_not_exist_is_told(
     cli: Callable[..., Ran], comfy: FakeComfy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
