@@ -93,6 +93,7 @@ class RoutedJob:
         self._late: Deadline | None = None
         self._last_call = False
         self._begun = False
+        self._cancelled = False
         parts.books.on_accepted = self._accepted
         self._driver = self._drive()
         self._thread = threading.Thread(
@@ -107,6 +108,8 @@ class RoutedJob:
         with self._chronicle.changed:
             begun, self._begun = self._begun, True
         if not begun:
+            with suppress(PennyreelError):
+                self._cancelled = self._parts.books.cancelled(self.id)
             self._keeper.start()
             self._thread.start()
         return self
@@ -278,7 +281,9 @@ class RoutedJob:
             elif self._late is not None and self._late.expired:
                 self._leave()
             with suppress(PennyreelError):  # a ledger that is away for a moment
-                if self._parts.books.cancelled(self.id):
+                # Once: what is made for all that, and paid for, is fetched.
+                if not self._cancelled and self._parts.books.cancelled(self.id):
+                    self._cancelled = True
                     self._driver.cancel()
                 if time.monotonic() - renewed >= RENEW_S:
                     renewed = time.monotonic()
