@@ -142,7 +142,10 @@ class Dispatch(Kept):
                 if held is not None:
                     return self._resumed(job.job_id, self._rest(job), held).cancel()
             except PennyreelError as problem:
-                if not problem.info.detail.get("busy"):
+                ended = self.ledger.job(
+                    job.job_id
+                ).outcome  # by its driver, just before it was ours
+                if ended is None and not problem.info.detail.get("busy"):
                     raise
             time.sleep(_LOOK_S)
         return not self.ledger.open_attempts(job.job_id)

@@ -158,6 +158,25 @@ def test_a_job_whose_client_lives_is_left_to_it(
     assert ledger.job(job.job_id).outcome == "cancelled"
 
 
+def test_a_job_that_its_driver_ends_while_another_cancels_it_is_cancelled(
+    home: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "hang=1")
+    client = started(*SIMULATED)
+    until(lambda: [a for a in ledger.open_attempts() if a.state == "accepted"])
+    (job,) = ledger.jobs()
+    with Client() as other:
+        hold = other.dispatch._spool.hold
+
+        def late(job_id: str) -> object:
+            assert ended(client).code == 130
+            return hold(job_id)
+
+        monkeypatch.setattr(other.dispatch._spool, "hold", late)
+        assert other.dispatch.cancel(job.job_id)
+    assert ledger.job(job.job_id).outcome == "cancelled"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_polite_end_stops_the_job_and_its_bill(
     number: signal.Signals, home: Path, replicate: ReplicatePlatform, ledger: Ledger
