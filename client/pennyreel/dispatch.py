@@ -142,10 +142,9 @@ class Dispatch(Kept):
                 if held is not None:
                     return self._resumed(job.job_id, self._rest(job), held).cancel()
             except PennyreelError as problem:
-                ended = self.ledger.job(
-                    job.job_id
-                ).outcome  # by its driver, just before it was ours
-                if ended is None and not problem.info.detail.get("busy"):
+                # Its driver may have ended it just before it was ours.
+                ended = self.ledger.job(job.job_id).outcome is not None
+                if not ended and not problem.info.detail.get("busy"):
                     raise
             time.sleep(_LOOK_S)
         return not self.ledger.open_attempts(job.job_id)
