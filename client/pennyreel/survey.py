@@ -59,7 +59,7 @@ _ANYTHING = Abilities(
     kinds=frozenset({"video", "image", "audio", "model3d", "text", "file"}),
     workflows=True, prompts=True, image_input=True, lora=True, negative_prompt=True, seed=True,
 )  # fmt: skip
-"""Of a backend that cannot be opened: what it lacks is its setup."""
+"""Of a backend that cannot be opened, and whose class does not tell what it could do."""
 
 _ELSEWHERE = ", or use another backend: pennyreel doctor"
 """What backends say to who has only them; here the others stand beside it."""
@@ -158,7 +158,7 @@ class Survey:
         nobody = price(Usage(name, Unit.RUN, 1.0), self.catalog)
         return Facts(
             backend=name,
-            abilities=_ANYTHING,
+            abilities=registry.could(name) or _ANYTHING,
             price=nobody if way is None else clip_price(way, self.catalog),
             place=_PLACES.get(name, Place.HOSTED),
             available=False,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -53,6 +54,15 @@ class GeminiBackend(GoogleBackend):
     """One Omni model of the Gemini API."""
 
     name = "gemini"
+    could = Abilities(
+        kinds=frozenset({"video"}),
+        prompts=True,
+        formats=frozenset({"mp4"}),
+        audio=True,
+        image_input=True,
+        cancels=True,  # that it ends the bill as well is UNVERIFIED
+        quality=2,
+    )
     service = _SERVICE
     goes_on = "Gemini did not confirm that it stopped"
 
@@ -118,17 +128,11 @@ class GeminiBackend(GoogleBackend):
     def abilities(self) -> Abilities:
         """Return what Omni Flash does. Sound is always on; there is no seed."""
         span = self._makes.lengths("720p")
-        return Abilities(
-            kinds=frozenset({"video"}),
-            prompts=True,
+        return replace(
+            self.could,
             sizes=tuple(self._makes.sizes()),
             seconds=span,
             frames=Span(most=(span.most or 0) * clips.FPS),
-            formats=frozenset({"mp4"}),
-            audio=True,
-            image_input=True,
-            cancels=True,  # that it ends the bill as well is UNVERIFIED
-            quality=2,
         )
 
     def usage(self, need: Need) -> Usage:

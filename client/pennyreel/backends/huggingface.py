@@ -51,6 +51,15 @@ class HuggingFaceBackend:
     """One account and its choice of models and providers."""
 
     name = "huggingface"
+    could = Abilities(
+        kinds=frozenset({"video", "image"}),
+        prompts=True,
+        formats=frozenset({"mp4", "png", "jpg"}),
+        negative_prompt=True,
+        seed=True,
+        cancels=True,
+        quality=2,
+    )
 
     def __init__(
         self,
@@ -106,15 +115,8 @@ class HuggingFaceBackend:
         chosen = {kind: self._provider(kind) for kind in self._models}
         served = frozenset(kind for kind, name in chosen.items() if name) or frozenset(chosen)
         known = {chosen[kind] for kind in served}
-        return Abilities(
-            kinds=served,
-            prompts=True,
-            formats=frozenset({"mp4", "png", "jpg"}),
-            negative_prompt=True,
-            seed=True,
-            cancels=all(name in PROVIDERS and PROVIDERS[name].cancels for name in known),
-            quality=2,
-        )
+        cancels = all(name in PROVIDERS and PROVIDERS[name].cancels for name in known)
+        return replace(self.could, kinds=served, cancels=cancels)
 
     def usage(self, need: Need) -> Usage:
         """Return one video or one image of the model that would serve it.

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from contextlib import suppress
 from importlib.metadata import entry_points
+from typing import Any
 
 from pennyreel.backends.base import Backend
 from pennyreel.config import Settings
 from pennyreel.errors import Code, error
+from pennyreel.need import Abilities
 
 BUILTIN = {
     "comfyui": "pennyreel.backends.comfyui:ComfyBackend",
@@ -71,6 +74,19 @@ def open_backend(name: str, settings: Settings, target: str | None = None) -> Ba
             hint="Reinstall the package that brings it, or use another backend.",
         ) from problem
     return found.open(settings, target)
+
+
+def could(name: str) -> Abilities | None:
+    """Return what a backend can do once it is set up; None where its class does not tell."""
+    found: Any = None
+    if name in BUILTIN:
+        module, _, cls = BUILTIN[name].partition(":")
+        found = getattr(importlib.import_module(module), cls)
+    else:
+        with suppress(Exception):  # a package that does not load says so when it is opened
+            found = next(iter(entry_points(group=GROUP, name=name))).load()
+    told = getattr(found, "could", None)
+    return told if isinstance(told, Abilities) else None
 
 
 def _known() -> set[str]:

@@ -59,6 +59,18 @@ class ReplicateBackend:
     """One model of one account."""
 
     name = "replicate"
+    could = Abilities(
+        kinds=frozenset({"video"}),
+        prompts=True,
+        sizes=tuple((w, h) for w in SIDES for h in SIDES),
+        seconds=Span(these=(SECONDS,)),
+        frames=Span(these=(float(FRAMES),)),
+        formats=frozenset({"mp4", "gif"}),
+        negative_prompt=True,
+        seed=True,
+        cancels=True,
+        quality=1,
+    )
 
     def __init__(
         self,
@@ -105,18 +117,7 @@ class ReplicateBackend:
 
     def abilities(self) -> Abilities:
         """Always one second of eight frames; frames a second are not to be chosen."""
-        return Abilities(
-            kinds=frozenset({"video"}),
-            prompts=True,
-            sizes=tuple((w, h) for w in SIDES for h in SIDES),
-            seconds=Span(these=(SECONDS,)),
-            frames=Span(these=(float(FRAMES),)),
-            formats=frozenset({"mp4", "gif"}),
-            negative_prompt=True,
-            seed=True,
-            cancels=True,
-            quality=1,
-        )
+        return self.could
 
     def usage(self, need: Need) -> Usage:  # noqa: ARG002 - any such job is billed this way
         """Seconds of its GPU, so many as it will take; queue and cold start are free."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -39,6 +40,18 @@ class RunPodBackend:
     """One endpoint."""
 
     name = "runpod"
+    could = Abilities(
+        kinds=COMFY_KINDS,
+        workflows=True,
+        image_input=True,
+        lora=True,
+        negative_prompt=True,
+        seed=True,
+        ends_late=True,
+        cancels=True,
+        looks_up=True,
+        private=True,
+    )
 
     def __init__(
         self,
@@ -102,18 +115,7 @@ class RunPodBackend:
         which would run it again; without a bucket nothing is stored at all; the stock worker knows
         no attempts; and even a replay is billed for the seconds it takes.
         """
-        return Abilities(
-            kinds=COMFY_KINDS,
-            workflows=True,
-            image_input=True,
-            lora=True,
-            negative_prompt=True,
-            seed=True,
-            ends_late=True,
-            cancels=True,
-            looks_up=self._s3 is not None,
-            private=True,
-        )
+        return replace(self.could, looks_up=self._s3 is not None)
 
     def usage(self, need: Need) -> Usage:  # noqa: ARG002 - seconds are known afterwards only
         """GPU seconds, beside a cold start and an idle tail at most."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -39,6 +40,19 @@ _PLACE = re.compile(
 _BUCKET = re.compile(r"gs://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?P<object>/.*)?")
 _LENGTHS = {"720p": Span(these=(4, 6, 8)), "1080p": Span(these=(8,)), "4k": Span(these=(8,))}
 _MAKES = clips.Catalogue(("720p", "1080p", "4k"), "720p", _LENGTHS.__getitem__)
+_COULD = Abilities(
+    kinds=frozenset({"video"}),
+    prompts=True,
+    sizes=tuple(_MAKES.sizes()),
+    seconds=_LENGTHS["720p"],
+    frames=Span(most=8 * clips.FPS),
+    formats=frozenset({"mp4"}),
+    audio=True,
+    image_input=True,
+    negative_prompt=True,
+    seed=True,
+    quality=3,
+)
 _SERVICE = Service(
     name="Vertex",
     key_hint="Check GOOGLE_APPLICATION_CREDENTIALS (or PENNYREEL_VERTEX_TOKEN, PENNYREEL_GCLOUD), "
@@ -59,7 +73,7 @@ class VeoBackend(GoogleBackend):
     name = "veo"
     service = _SERVICE
     goes_on = "Veo has no cancel: it goes on, and is billed"
-    quality = 3
+    could = _COULD
     _setting = "veo_model"
 
     def __init__(
@@ -131,19 +145,7 @@ class VeoBackend(GoogleBackend):
 
     def abilities(self) -> Abilities:
         """Return what Veo 3.1 does. 1080p and 4k are 8 s always."""
-        return Abilities(
-            kinds=frozenset({"video"}),
-            prompts=True,
-            sizes=tuple(_MAKES.sizes()),
-            seconds=_LENGTHS["720p"],
-            frames=Span(most=8 * clips.FPS),
-            formats=frozenset({"mp4"}),
-            audio=True,
-            image_input=True,
-            negative_prompt=True,
-            seed=True,
-            quality=self.quality,
-        )
+        return self.could
 
     def usage(self, need: Need) -> Usage:
         """Return the seconds that will really be made, at their tier, with or without sound."""
@@ -239,7 +241,7 @@ class VeoFastBackend(VeoBackend):
     """The faster and cheaper model."""
 
     name = "veo-fast"
-    quality = 2
+    could = replace(_COULD, quality=2)
     _setting = "veo_fast_model"
 
 

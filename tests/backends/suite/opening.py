@@ -11,6 +11,7 @@ import pytest
 from backends.rig import Rig, Scene, plays
 from backends.suite.base import Suite, Told
 from client.support import GRAPH
+from pennyreel.backends import registry
 from pennyreel.backends.base import Backend, Work
 from pennyreel.config import Settings
 from pennyreel.errors import (
@@ -19,6 +20,8 @@ from pennyreel.errors import (
 )
 from pennyreel.need import Need, Unit, misfits
 from pennyreel_contract import Result
+
+_WISHES = ("workflow", "audio", "image_input", "lora", "negative_prompt", "seed")
 
 
 class Opening(Suite):
@@ -72,6 +75,16 @@ class Opening(Suite):
         assert able.workflows or able.prompts
         assert 0 <= able.quality <= 3
         assert rig.urls() == []
+
+    def test_what_its_class_says_that_it_could_do_is_no_less_than_what_it_can(
+        self, one: Backend
+    ) -> None:
+        could, able = registry.could(self.backend.name), one.abilities()
+        if could is None:
+            assert not hasattr(self.backend, "could")
+            return
+        for need in [self.work().need, *(replace(Need(), **{n: True}) for n in _WISHES)]:
+            assert set(misfits(need, could)) <= set(misfits(need, able))
 
     def test_abilities_fit_the_job_it_runs_and_nothing_beyond(self, one: Backend) -> None:
         able, need = one.abilities(), self.work().need

@@ -24,7 +24,8 @@ from pennyreel.money import catalog
 from pennyreel.money.caps import Scope
 from pennyreel.money.ledger import Ledger
 from pennyreel.need import Need
-from pennyreel.routing.facts import Facts, Fit, Place
+from pennyreel.routing.facts import Facts, Fit, Place, Rules
+from pennyreel.routing.policy import decide
 from pennyreel.survey import Survey
 from pennyreel.types import Health
 
@@ -96,6 +97,16 @@ def test_what_cannot_be_opened_is_explained_with_its_price(make: Make, backends:
     assert closed.fix == "Set the key of runpod."
     assert closed.price.likely is not None, "as the table has it"
     assert closed.place is Place.RENTED
+
+
+def test_one_without_a_key_is_no_way_for_what_it_could_not_do(
+    make: Make, backends: Backends
+) -> None:
+    backends.add("comfyui")
+    told = decide(make().facts(Need(workflow=True)), Need(workflow=True), Rules(), now=0.0)
+    found = {c.backend: c.verdict.value for c in told.candidates}
+    assert found["replicate"] == "misfit", "a token would not help"
+    assert found["runpod"] == "unavailable", "a key would"
 
 
 def test_one_that_hangs_does_not_hold_up_the_rest(
