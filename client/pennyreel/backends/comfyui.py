@@ -21,11 +21,12 @@ from typing_extensions import Self
 from pennyreel import _http
 from pennyreel.backends._comfyui_events import Listener
 from pennyreel.backends._comfyui_inputs import upload
+from pennyreel.backends._comfyui_lacks import lacking
 from pennyreel.backends._comfyui_results import artifacts, device, lost_images, ran_s
-from pennyreel.backends.base import COMFY_KINDS, OnEvent, Work, pause, unsent, untold
+from pennyreel.backends.base import COMFY_KINDS, LACKS_S, OnEvent, Work, pause, unsent, untold
 from pennyreel.config import COMFYUI_URL, S3, Settings, is_loopback, key_may_travel, well_formed
 from pennyreel.errors import Code, JobFailed, OutcomeUnknown, PennyreelError, SetupNeeded, error
-from pennyreel.need import Abilities, Need, Unit, Usage
+from pennyreel.need import Abilities, Lacks, Need, Unit, Usage
 from pennyreel.types import Handle, Health, Sink, Warned
 from pennyreel_comfy import graph as graphs
 from pennyreel_comfy.http import ComfyHttp
@@ -121,6 +122,10 @@ class ComfyBackend:
             looks_up=True,
             private=is_loopback(self.target),
         )
+
+    def lacks(self, need: Need) -> Lacks | None:
+        """Ask it for its node classes and model files; None where it does not say."""
+        return lacking(self.http, need, Deadline(LACKS_S))
 
     def usage(self, need: Need) -> Usage:  # noqa: ARG002 - seconds are known afterwards only
         """GPU seconds: `local` on this machine, `server` on another."""
