@@ -6,18 +6,20 @@ FRESH_S. Nothing here costs money, and nothing here chooses.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from pennyreel import localcomfy
 from pennyreel.backends import registry
-from pennyreel.backends.base import Backend
+from pennyreel.backends.base import LACKS_S, Backend, Stocked
 from pennyreel.config import Settings, dev_stack, is_loopback
 from pennyreel.errors import PennyreelError
 from pennyreel.fleet.devices import Devices, detect, fits
@@ -27,7 +29,9 @@ from pennyreel.money.estimates import Hint, Sample, Seconds
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.pricing import clip_price, price
 from pennyreel.money.records import Labels
-from pennyreel.need import Abilities, Need, Unit, Usage
+from pennyreel.need import Abilities, Lacks, Need, Unit, Usage
+from pennyreel.provision import offer
+from pennyreel.provision.offer import Offer
 from pennyreel.routing.breaker import from_json
 from pennyreel.routing.facts import Facts, Fit, Left, Place, names
 from pennyreel.types import Health
@@ -88,14 +92,12 @@ class Survey:
         """
         wanted = list(self._candidates(named))
         own = None if need.vram_min_bytes == 0 else self.devices(self.settings)
-        asked = [_asked(partial(self._one, need, *one, own)) for one in wanted]
+        asked = [_asked(partial(self._one, need, *one, own, named)) for one in wanted]
         wait(asked, PROBE_S + REST_S)
-        found = [
-            future.result() if future.done() else self._silent(*one)
+        return [
+            future.result() if future.done() else self._silent(*one, named)
             for one, future in zip(wanted, asked, strict=True)
         ]
-        # One that is named is tried, whatever its health: its own refusal says more.
-        return [replace(f, available=f.available or _named(f, named)) for f in found]
 
     def _candidates(self, named: str | None) -> Iterator[tuple[str, str | None]]:
         """Yield whom to ask: where one is named, nobody else hears of the job."""
@@ -113,15 +115,19 @@ class Survey:
         if server is not None and ours and only in {None, "comfyui"}:
             yield "comfyui", server.url
 
-    def _one(self, need: Need, name: str, target: str | None, own: Devices | None) -> Facts:
+    def _one(
+        self, need: Need, name: str, target: str | None, own: Devices | None, named: str | None
+    ) -> Facts:
         try:
-            return self._told(need, name, self.opener(name, target), own)
+            return self._told(need, name, self.opener(name, target), own, named)
         except PennyreelError as problem:
             return self._closed(name, str(problem), problem.hint)
         except Exception as problem:  # noqa: BLE001 - another package's backend spoils no other's
             return self._closed(name, f"unforeseen: {type(problem).__name__}", "")
 
-    def _told(self, need: Need, name: str, backend: Backend, own: Devices | None) -> Facts:
+    def _told(
+        self, need: Need, name: str, backend: Backend, own: Devices | None, named: str | None
+    ) -> Facts:
         health = self._health(backend)
         able, usage = backend.abilities(), backend.usage(need)
         place = _place(name, backend.target)
@@ -129,7 +135,8 @@ class Survey:
         seconds = self._seconds(need, gpu, usage)
         idle = health.workers.get("idle") or health.workers.get("ready")
         warm = None if not health.workers else bool(idle)
-        return Facts(
+        lacks = self._lacks(need, backend, place, health)
+        told = Facts(
             backend=name,
             abilities=able,
             price=price(usage, self.catalog, seconds, warm=warm),
@@ -137,7 +144,7 @@ class Survey:
             place=place,
             available=health.reachable,
             why=health.detail,
-            fix="" if health.reachable else self._fix(place, health),
+            fix="" if health.reachable else health.hint,
             seconds=_in_all(seconds, place, warm, usage),
             fit=fit,
             device=device,
@@ -146,11 +153,16 @@ class Survey:
             budgets=self._budgets(name),
             checked=time.time(),
         )
+        if lacks is not None:
+            told = replace(told, available=False, why=lacks.why, fix=lacks.fix)
+        if lacks is not None and health.reachable:  # named or not: it would only refuse the job
+            return told
+        return _tried(told, named)
 
-    def _silent(self, name: str, target: str | None) -> Facts:
+    def _silent(self, name: str, target: str | None, named: str | None) -> Facts:
         """Return the facts of a backend that has not answered in time."""
         told = self._closed(name, _late(PROBE_S + REST_S), _LATER)
-        return replace(told, target=target or "")
+        return _tried(replace(told, target=target or ""), named)
 
     def _closed(self, name: str, why: str, fix: str) -> Facts:
         way = next((w for w in self.catalog.ways if w.backend == name), None)
@@ -165,27 +177,65 @@ class Survey:
             fix=fix.replace(_ELSEWHERE, ""),
         )
 
-    def _fix(self, place: Place, health: Health) -> str:
-        """Return what would make it available; who never installed ComfyUI has that to do first."""
-        home = self.settings.comfyui_home
-        if place is Place.LOCAL and health.backend == "comfyui" and not home.exists():
-            return "pennyreel comfyui install, then pennyreel comfyui start"
-        return health.hint
+    def _lacks(self, need: Need, backend: Backend, place: Place, health: Health) -> Offer | None:
+        """Return what keeps it from a job though it is there, or would be: nodes, models, itself.
+
+        None where it lacks nothing, or nobody knows.
+        """
+        settings = self.settings
+        try:
+            if health.reachable and isinstance(backend, Stocked):
+                told = self._stock(need, backend)
+                if not told:
+                    return None
+                mine = offer.ours(settings, backend.target)
+                found = offer.here(settings, need, told) if mine else None
+                return found or offer.elsewhere(settings, need, told)
+            if health.reachable or backend.name != "comfyui" or place is not Place.LOCAL:
+                return None
+            if localcomfy.running(settings.comfyui_home) is not None:  # at another address
+                return None
+            found = offer.here(settings, need)
+        except PennyreelError:  # it cannot be installed here: its health has said what is wrong
+            return None
+        return None if found is None else found._replace(why=f"{health.detail}; {found.why}")
+
+    def _stock(self, need: Need, backend: Stocked) -> Lacks | None:
+        """Ask it what it lacks; what it lacks is not kept, since that is about to be mended."""
+        digest = hashlib.sha256(repr((need.classes, need.models)).encode("utf-8", "replace"))
+
+        def ask() -> dict[str, Any]:
+            told = backend.lacks(need)
+            if told:
+                raise _NotKept(told)
+            return {"known": told is not None}
+
+        key = f"lacks {backend.name}:{backend.target} {digest.hexdigest()[:16]}"
+        with suppress(PennyreelError):
+            try:
+                self.ledger.probed(key, ask, fresh_s=FRESH_S, limit_s=LACKS_S)
+            except _NotKept as answer:
+                return cast("Lacks", answer.told)
+        return None
 
     def _health(self, backend: Backend) -> Health:
         """Ask, or use what another process has heard; for PROBE_S."""
-        asked = _asked(
-            lambda: self.ledger.probed(
-                f"health {backend.name}:{backend.target}",
-                lambda: backend.health().to_json(),
-                fresh_s=FRESH_S,
-                limit_s=PROBE_S,
-            )
-        )
+        local = is_loopback(backend.target)
+
+        def ask() -> dict[str, Any]:
+            health = backend.health()
+            if local and not health.reachable:  # it says so at once, and may be there in a moment
+                raise _NotKept(health)
+            return health.to_json()
+
+        key = f"health {backend.name}:{backend.target}"
+        asked = _asked(lambda: self.ledger.probed(key, ask, fresh_s=FRESH_S, limit_s=PROBE_S))
         try:
             told = asked.result(PROBE_S)
         except FutureTimeout:
             return Health(backend.name, False, _late(PROBE_S), _LATER, backend.target)
+        except _NotKept as answer:
+            return cast("Health", answer.told)
         known = {k: v for k, v in told.answer.items() if k in Health.__dataclass_fields__}
         return Health(**{**known, "devices": tuple(known.get("devices") or ())})
 
@@ -253,8 +303,18 @@ def _asked(ask: Callable[[], T]) -> Future[T]:
     return answer
 
 
-def _named(facts: Facts, named: str | None) -> bool:
-    return bool(facts.target) and named is not None and names(named, facts)
+class _NotKept(Exception):
+    """Carries an answer past the ledger, which keeps nothing of what is raised."""
+
+    def __init__(self, told: Any) -> None:
+        super().__init__()
+        self.told = told
+
+
+def _tried(facts: Facts, named: str | None) -> Facts:
+    """One that is named is tried, whatever its health: its own refusal says more."""
+    meant = bool(facts.target) and named is not None and names(named, facts)
+    return replace(facts, available=facts.available or meant)
 
 
 def _place(name: str, target: str) -> Place:

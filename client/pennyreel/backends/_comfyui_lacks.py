@@ -49,13 +49,18 @@ def _classes(
         for name in wanted:
             if deadline.expired:
                 return None
-            told |= http.object_info(name, timeout=deadline.left())
+            told |= _described(http.object_info(name, timeout=deadline.left()))
         if told:
             return told
     # Not one of them: is it a ComfyUI that says so, or something that has no such route?
     if deadline.expired:
         return None
-    return http.object_info(timeout=deadline.left()) or None
+    return _described(http.object_info(timeout=deadline.left())) or None
+
+
+def _described(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an answer describes a node class: a proxy may say something else."""
+    return {k: v for k, v in body.items() if isinstance(v, dict) and "input" in v}
 
 
 class _Offer:

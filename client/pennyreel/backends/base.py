@@ -182,6 +182,9 @@ class Backend(Protocol):
 class Stocked(Protocol):
     """A backend that can tell which nodes and models it has. Optional."""
 
+    name: str
+    target: str
+
     def lacks(self, need: Need) -> Lacks | None:
         """Return what it lacks of what a job requires; None = it cannot be told.
 
