@@ -58,7 +58,8 @@ def command(
     name = what or prompts.TEMPLATES["video"]
     settings = config.load()
     need = need_of(name)
-    _not_theirs(settings, need, name)
+    if _by_theirs(settings, need, name, as_json=as_json):
+        return
     asked = _Asked(settings, need, name, device=device, start=not no_start, hosts=allow_hosts)
     plan = asked.plan()
     if dry_run or (as_json and not yes):
@@ -145,25 +146,28 @@ def _resumable(plan: Plan) -> Iterator[None]:
         raise PennyreelError.from_info(changed) from None
 
 
-def _not_theirs(settings: Settings, need: Need, name: str) -> None:
-    """Leave a ComfyUI alone that is not ours: say what it has, or what to put where."""
+def _by_theirs(settings: Settings, need: Need, name: str, *, as_json: bool) -> bool:
+    """Leave a ComfyUI alone that is not ours: return whether it has all, or say what it lacks."""
     from pennyreel.errors import Code, error
     from pennyreel.provision import offer, running
 
     now = running.look(settings, need)
     if now is None or now.ours or now.told is None:
-        return
-    if not now.told:
-        say(f"the ComfyUI at {now.url} has all that {name} needs")
+        return False
+    if now.told:
+        lacks = offer.elsewhere(settings, need, now.told)
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"the ComfyUI at {now.url} is not pennyreel's own, and {lacks.why}",
+            hint=lacks.fix.replace("; ", "\n")
+            + f"\nor stop it, and have pennyreel's own: pennyreel setup {name}",
+        )
+    if as_json:
+        echo_json({"for": name, "url": now.url, "complete": True, "done": None})
+    else:
+        click.echo(f"the ComfyUI at {now.url} has all that {name} needs")
         say(f"next: {_next(name)}")
-        sys.exit(0)
-    lacks = offer.elsewhere(settings, need, now.told)
-    raise error(
-        Code.NOT_CONFIGURED,
-        f"the ComfyUI at {now.url} is not pennyreel's own, and {lacks.why}",
-        hint=lacks.fix.replace("; ", "\n")
-        + f"\nor stop it, and have pennyreel's own: pennyreel setup {name}",
-    )
+    return True
 
 
 def _tell(plan: Plan, *, as_json: bool) -> None:

@@ -9,9 +9,9 @@ from pennyreel.config import Settings
 from pennyreel.need import Lacks, Need
 from pennyreel.provision.here import Here
 from pennyreel.provision.plan import Plan, count, make, size_text
-from pennyreel.provision.wanted import Wanted, wanted
+from pennyreel.provision.wanted import ModelWanted, Wanted, wanted
 from pennyreel.provision.words import by_hand, summary
-from pennyreel_comfy.install import Installation, Layout
+from pennyreel_comfy.install import Layout
 
 
 class Offer(NamedTuple):
@@ -39,7 +39,8 @@ def here(settings: Settings, need: Need, told: Lacks | None = None) -> Offer | N
         return Offer("none is installed here", _command(plan))
     if not (plan.installs or plan.by_hand or plan.start == "restart"):
         return None
-    return Offer(_lacks(plan), _command(plan))
+    whose = "the installed one" if told is None else "it"
+    return Offer(f"{whose} {_lacks(plan)}", _command(plan))
 
 
 def elsewhere(settings: Settings, need: Need, told: Lacks) -> Offer:
@@ -57,7 +58,7 @@ def elsewhere(settings: Settings, need: Need, told: Lacks) -> Offer:
         steps.append(f"put {model.name} into its models/{model.folder or '?'}{source}")
     if told.classes:
         steps.append("then start it anew")
-    return Offer(_said(missing), "; ".join(steps))
+    return Offer(f"it {_said(missing)}", "; ".join(steps))
 
 
 def ours(settings: Settings, url: str) -> bool:
@@ -66,44 +67,33 @@ def ours(settings: Settings, url: str) -> bool:
     return server is not None and server.url == url
 
 
-def installed(settings: Settings) -> bool:
-    """Whether there is a complete installation of ours."""
-    return Installation.load(settings.comfyui_home) is not None
-
-
 def _command(plan: Plan) -> str:
-    told = summary(plan)
-    hand = list(by_hand(plan))
-    if not (plan.installs or plan.start):
-        return "; ".join(hand)
-    also = f"; {count(len(hand), 'part')} you have to get yourself, as it says" if hand else ""
-    return f"pennyreel setup {plan.what}" + (f" ({told}{also})" if told or also else "")
+    told, hand = summary(plan), list(by_hand(plan))
+    if hand and not plan.installs:
+        return "; ".join([*hand, *["then pennyreel comfyui start"] * (plan.start == "start")])
+    if hand:
+        told += f"; {count(len(hand), 'part')} you have to get yourself, as it says"
+    return f"pennyreel setup {plan.what} ({told})"
 
 
 def _lacks(plan: Plan) -> str:
-    missing = Wanted(
-        plan.what,
-        plan.classes,
-        (*plan.packs, *plan.unpinned),
-        plan.unlisted,
-    )
-    return _said(missing, dict(plan.sizes), len(plan.models))
+    listed = tuple(ModelWanted(e.folder, e.name, e) for e in plan.models)
+    packs, models = (*plan.packs, *plan.unpinned), (*listed, *plan.unlisted)
+    return _said(Wanted(plan.what, plan.classes, packs, models))
 
 
-def _said(missing: Wanted, sizes: dict[str, int] | None = None, more: int = 0) -> str:
+def _said(missing: Wanted) -> str:
     """Return it as: lacks 2 models (7.2 GB) and the node pack ComfyUI-AnimateDiff-Evolved."""
-    entries = [m.entry for m in missing.models if m.entry is not None]
-    total = sum((sizes or {e.key: e.bytes or 0 for e in entries}).values())
-    models = len(missing.models) + more
     parts = []
-    if models:
-        named = missing.models[0].key if models == 1 and missing.models else ""
+    if missing.models:
+        total = sum(m.entry.bytes or 0 for m in missing.models if m.entry is not None)
         size = f" ({size_text(total)})" if total else ""
-        parts.append(f"the model {named}{size}" if named else f"{count(models, 'model')}{size}")
-    packs = [p.name for p in missing.packs]
-    if packs:
-        parts.append(f"the node pack{'s' * (len(packs) > 1)} {', '.join(packs)}")
+        one = f"the model {missing.models[0].key}"
+        parts.append((one if len(missing.models) == 1 else f"{len(missing.models)} models") + size)
+    if missing.packs:
+        many = len(missing.packs) > 1
+        parts.append(f"the node pack{'s' * many} {', '.join(p.name for p in missing.packs)}")
     if missing.classes:
         many = len(missing.classes) > 1
         parts.append(f"the node class{'es' * many} {', '.join(missing.classes[:5])}")
-    return "it lacks " + " and ".join(parts) if parts else "its new nodes are not loaded yet"
+    return "lacks " + " and ".join(parts) if parts else "has not loaded its new nodes yet"

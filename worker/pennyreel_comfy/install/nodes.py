@@ -85,7 +85,8 @@ def add_packs(
             found = check_imports(job, installation)
         except PennyreelError as problem:
             # Else it would look as if it were there the next time.
-            for name in {p.name for p in packs} & set(problem.info.detail.get("failed", ())):
+            failed = problem.info.detail.get("failed")
+            for name in [p.name for p in packs if isinstance(failed, dict) and p.name in failed]:
                 shutil.rmtree(layout.comfy / "custom_nodes" / name, ignore_errors=True)
             raise
         shutil.rmtree(layout.downloads, ignore_errors=True)
