@@ -10,7 +10,7 @@ FakeBig{bytes} do what their names say. FakeStuck{seconds} cannot be interrupted
 FakeOutput{filename, type, key, filename_prefix} names a file of any kind, FakeText{text} a text,
 FakeNothing is an output node that shows nothing. LoadImage is refused where its file is missing.
 CheckpointLoaderSimple offers the files in checkpoints; as a program it offers those in `models`
-beside it.
+beside it, and has the classes that `custom_nodes/PACK/classes.json` named when it was started.
 FakeCrash and FakeMemory take `log`, a file to which they add a line each time, and `times`, after
 which they do well; FakePaid{log} is an API node that crashes.
 
@@ -535,6 +535,8 @@ def main() -> None:
     fake.device = options.device
     beside = Path(__file__).with_name("models")
     fake.models_root = beside if beside.is_dir() else None
+    for pack in Path(__file__).parent.glob("custom_nodes/*/classes.json"):
+        fake.info |= {name: _described(name) for name in json.loads(pack.read_text())}
     time.sleep(float(os.environ.get("FAKE_COMFYUI_START_S", "0")))
     asyncio.run(fake.serve())
 
