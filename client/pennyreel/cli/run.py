@@ -59,6 +59,7 @@ def command(
     where one fails, never paying twice. The saved files' paths are printed, one a line.
     """
     from pennyreel.cli.generate import asker
+    from pennyreel.cli.setup import offered
     from pennyreel.client import Client
 
     given_sets = pairs(sets, "--set")
@@ -76,7 +77,8 @@ def command(
     with Client(backend=told.get("backend")) as client:
         if not no_wait:
             with sending(client):
-                job = client.route(workflow, ask=asker(yes=False), **work, **told)
+                ask = asker(yes=False)
+                job = offered(lambda: client.route(workflow, ask=ask, **work, **told), workflow)
                 finish(job, as_json=as_json, json_lines=json_lines)
             return
         with interrupts():

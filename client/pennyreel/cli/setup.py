@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pennyreel.need import Need
     from pennyreel.provision.perform import Done
     from pennyreel.provision.plan import Plan
+
+_J = TypeVar("_J")
 
 
 @click.command("setup")
@@ -75,6 +77,46 @@ def command(
         _agree(plan)
     done = asked.perform(plan, quiet=as_json)
     _finish(plan, done, name, as_json=as_json)
+
+
+def offered(start: Callable[[], _J], what: str) -> _J:
+    """Start a job; where a setup is all that a free run here lacks, ask for it first.
+
+    Without a terminal nobody is asked. `what`: the template or workflow that the job runs by.
+    """
+    from pennyreel import config
+    from pennyreel.errors import PennyreelError
+    from pennyreel.provision.wanted import need_of
+
+    try:
+        return start()
+    except PennyreelError as problem:
+        if not (_terminal() and _only_setup(problem.info.detail)):
+            raise
+        refusal = problem
+    need = need_of(what)
+    asked = _Asked(config.load(), need, what)
+    plan = asked.plan()
+    for line in asked.lines(plan):
+        say(line)
+    if plan.by_hand or not click.confirm("set it up now, and go on?", default=False, err=True):
+        raise refusal
+    asked.perform(plan, quiet=False)
+    return start()
+
+
+def _terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _only_setup(detail: Mapping[str, Any]) -> bool:
+    """Whether a refused job could run here, free and without another yes, but for the setup."""
+    rows = (detail.get("decision") or {}).get("candidates") or ()
+    mine = [r for r in rows if r["place"] == "local" and r["verdict"] == "unavailable"]
+    return any(
+        str((row["fixes"] or [""])[0]).startswith("pennyreel setup ") and not row["consents"]
+        for row in mine
+    )
 
 
 class _Asked:
@@ -187,7 +229,7 @@ def _agree(plan: Plan) -> None:
     from pennyreel.errors import Code, error
     from pennyreel.provision.words import summary
 
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _terminal():
         raise error(
             Code.CONSENT_REQUIRED,
             f"nobody can be asked here: it {summary(plan) or 'has nothing to install'}",
