@@ -153,10 +153,8 @@ class Survey:
             budgets=self._budgets(name),
             checked=time.time(),
         )
-        if lacks is not None:
-            told = replace(told, available=False, why=lacks.why, fix=lacks.fix)
-        if lacks is not None and health.reachable:  # named or not: it would only refuse the job
-            return told
+        if lacks is not None:  # named or not: it would only refuse the job
+            return replace(told, available=False, why=lacks.why, fix=lacks.fix)
         return _tried(told, named)
 
     def _silent(self, name: str, target: str | None, named: str | None) -> Facts:

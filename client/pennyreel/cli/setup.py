@@ -97,9 +97,11 @@ def offered(start: Callable[[], _J], what: str) -> _J:
     need = need_of(what)
     asked = _Asked(config.load(), need, what)
     plan = asked.plan()
+    if plan.by_hand:
+        raise refusal
     for line in asked.lines(plan):
         say(line)
-    if plan.by_hand or not click.confirm("set it up now, and go on?", default=False, err=True):
+    if not click.confirm("set it up now, and go on?", default=False, err=True):
         raise refusal
     asked.perform(plan, quiet=False)
     return start()

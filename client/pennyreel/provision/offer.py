@@ -8,7 +8,7 @@ from pennyreel import localcomfy
 from pennyreel.config import Settings
 from pennyreel.need import Lacks, Need
 from pennyreel.provision.here import Here
-from pennyreel.provision.plan import Plan, count, make, size_text
+from pennyreel.provision.plan import Plan, make, size_text
 from pennyreel.provision.wanted import ModelWanted, Wanted, wanted
 from pennyreel.provision.words import by_hand, summary
 from pennyreel_comfy.install import Layout
@@ -71,9 +71,7 @@ def _command(plan: Plan) -> str:
     told, hand = summary(plan), list(by_hand(plan))
     if hand and not plan.installs:
         return "; ".join([*hand, *["then pennyreel comfyui start"] * (plan.start == "start")])
-    if hand:
-        told += f"; {count(len(hand), 'part')} you have to get yourself, as it says"
-    return f"pennyreel setup {plan.what} ({told})"
+    return "; ".join([f"pennyreel setup {plan.what} ({told})", *hand])
 
 
 def _lacks(plan: Plan) -> str:

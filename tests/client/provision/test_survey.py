@@ -70,6 +70,21 @@ def test_named_it_is_refused_before_anything_is_sent(comfy: FakeComfy) -> None:
     assert ("POST", "/prompt") not in comfy.requests
 
 
+def test_named_where_none_runs_and_none_is_installed_the_setup_is_the_way(cli: Cli) -> None:
+    ran = cli("run", "sd15-image", "--backend", "comfyui")
+    assert ran.code == 4
+    assert "none is installed here" in ran.err
+    assert "next: pennyreel setup sd15-image (installs ComfyUI, 1 model: 2." in ran.err
+
+
+def test_named_where_only_the_start_is_missing_it_is_tried(
+    root: Path, file: Path, placed: Callable[[], None], cli: Cli
+) -> None:
+    placed()
+    ran = cli("run", file, "--backend", "comfyui", "--json")
+    assert (ran.code, ran.json["error"]["code"]) == (5, "comfy_unavailable")
+
+
 def test_one_that_does_not_say_what_it_has_is_given_the_job(
     comfy: FakeComfy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +144,8 @@ def test_values_that_are_set_name_other_models_than_the_template(tmp_path: Path)
             "sd15-image", parameters_text={"checkpoint": "mine.safetensors"}
         )
     row = next(row for row in quoted.rows if row.backend == "comfyui")
-    assert "1 part you have to get yourself" in row.fixes[0]
+    assert row.fixes[0].startswith("pennyreel setup sd15-image (installs ComfyUI: ")
+    assert "models add URL --folder checkpoints --name 'mine.safetensors'" in row.fixes[0]
 
 
 def test_the_refusal_names_the_setup_first(cli: Cli) -> None:
