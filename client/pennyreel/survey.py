@@ -194,7 +194,7 @@ class Survey:
             if localcomfy.running(settings.comfyui_home) is not None:  # at another address
                 return None
             found = offer.here(settings, need)
-        except PennyreelError:  # it cannot be installed here: its health has said what is wrong
+        except (PennyreelError, OSError):  # it cannot be installed here, or not be looked at
             return None
         return None if found is None else found._replace(why=f"{health.detail}; {found.why}")
 
@@ -203,7 +203,10 @@ class Survey:
         digest = hashlib.sha256(repr((need.classes, need.models)).encode("utf-8", "replace"))
 
         def ask() -> dict[str, Any]:
-            told = backend.lacks(need)
+            try:
+                told = backend.lacks(need)
+            except Exception:  # noqa: BLE001 - another package's: then it is not known
+                told = None
             if told:
                 raise _NotKept(told)
             return {"known": told is not None}

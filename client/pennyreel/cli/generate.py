@@ -37,7 +37,7 @@ def command(
     A job may cost $0.05 and a day $2 unless you say otherwise. The saved files' paths are printed.
     """
     from pennyreel import prompts
-    from pennyreel.cli.setup import offered
+    from pennyreel.cli._setup import offered
     from pennyreel.client import Client
 
     wishes = given({**options, "timeout_s": timeout_s, "out_dir": out_dir})

@@ -58,8 +58,8 @@ def command(
     template. It goes to the best backend by your policy, as `pennyreel quote` shows, and moves on
     where one fails, never paying twice. The saved files' paths are printed, one a line.
     """
+    from pennyreel.cli._setup import offered
     from pennyreel.cli.generate import asker
-    from pennyreel.cli.setup import offered
     from pennyreel.client import Client
 
     given_sets = pairs(sets, "--set")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+from pennyreel.errors import PennyreelError
 from pennyreel.need import Lacks
 from pennyreel.provision.wanted import ModelWanted, PackWanted, Wanted
 from pennyreel_comfy.models.names import FOLDERS, WEIGHT_FOLDERS
@@ -62,14 +64,24 @@ class Disk:
         return _spelled(pack.name) in map(_spelled, names)
 
     def has_model(self, model: ModelWanted) -> bool:
-        """Whether a file of that name is there, and of its size where that is known."""
+        """Whether a file of that name is there: it is what ComfyUI would load."""
+        return self._file(model) is not None
+
+    def differs(self, model: ModelWanted) -> bool:
+        """Whether a file of that name is there, with another size than its list says."""
         size = None if model.entry is None else model.entry.bytes
+        file = self._file(model)
+        return file is not None and size is not None and file.stat().st_size != size
+
+    def _file(self, model: ModelWanted) -> Path | None:
         folders = [model.folder] if model.folder in FOLDERS else WEIGHT_FOLDERS
         for folder in folders:
-            found = locate([Root(self.models)], folder, model.name)
-            if found is not None and size in {None, found[1].stat().st_size}:
-                return True
-        return (self.models / model.folder / model.name).is_file() and size is None
+            with suppress(PennyreelError):  # a name that no list of models would take
+                found = locate([Root(self.models)], folder, model.name)
+                if found is not None:
+                    return found[1]
+        plain = self.models / model.folder / model.name
+        return plain if model.folder and plain.is_file() else None
 
     def _found(self, names: Iterable[str]) -> tuple[set[str], bool]:
         """Return those of the classes that the sources name, and whether all sources were read."""

@@ -10,7 +10,7 @@ from pennyreel.need import Lacks, Need
 from pennyreel.provision.here import Here
 from pennyreel.provision.plan import Plan, make, size_text
 from pennyreel.provision.wanted import ModelWanted, Wanted, wanted
-from pennyreel.provision.words import by_hand, summary
+from pennyreel.provision.words import by_hand, command, summary
 from pennyreel_comfy.install import Layout
 
 
@@ -71,7 +71,7 @@ def _command(plan: Plan) -> str:
     told, hand = summary(plan), list(by_hand(plan))
     if hand and not plan.installs:
         return "; ".join([*hand, *["then pennyreel comfyui start"] * (plan.start == "start")])
-    return "; ".join([f"pennyreel setup {plan.what} ({told})", *hand])
+    return "; ".join([f"{command(plan)} ({told})", *hand])
 
 
 def _lacks(plan: Plan) -> str:

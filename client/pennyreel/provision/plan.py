@@ -52,6 +52,8 @@ class Plan:
     """What is left to download of each model, by `Entry.key`, where that is known."""
     refused: dict[str, str] = field(default_factory=dict)
     """Why a model's host does not give it, by `Entry.key`."""
+    differing: tuple[str, ...] = ()
+    """Models that are there with another size than their list says, by folder/name."""
     unpinned: tuple[PackWanted, ...] = ()
     """Node packs whose commit is not known: to be installed by hand."""
     unlisted: tuple[ModelWanted, ...] = ()
@@ -148,7 +150,8 @@ def make(
     required = wanted(need, here.manifest, what)
     installed = Installation.load(root)
     running = installed is not None and localcomfy.running(root) is not None
-    missing = _missing(Disk(layout.comfy), required, installed is not None, told)
+    disk = Disk(layout.comfy)
+    missing = _missing(disk, required, installed is not None, told)
     packs = [p for p in missing.packs if p.commit]
     entries = [m.entry for m in missing.models if m.entry is not None]
     return Plan(
@@ -158,6 +161,7 @@ def make(
         packs=tuple(packs),
         models=tuple(entries),
         sizes={e.key: max(0, e.bytes - _begun(here, e)) for e in entries if e.bytes},
+        differing=tuple(m.key for m in required.models if disk.differs(m)),
         unpinned=tuple(p for p in missing.packs if not p.commit),
         unlisted=tuple(m for m in missing.models if m.entry is None),
         classes=missing.classes,

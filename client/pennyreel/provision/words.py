@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -49,9 +50,16 @@ def lines(plan: Plan) -> Iterator[str]:
         yield "then ComfyUI is started"
     elif plan.start == "restart":
         yield "then ComfyUI is started anew: it loads nodes when it starts"
+    yield from warnings(plan)
+    yield from by_hand(plan)
+
+
+def warnings(plan: Plan) -> Iterator[str]:
+    """Yield what is not as it should be, and stops nothing yet."""
     for told in plan.refused.values():
         yield f"warning: {told}"
-    yield from by_hand(plan)
+    for key in plan.differing:
+        yield f"warning: {key} is there, but is not the file that the list of models means"
 
 
 def by_hand(plan: Plan) -> Iterator[str]:
@@ -70,17 +78,22 @@ def by_hand(plan: Plan) -> Iterator[str]:
         )
 
 
+def command(plan: Plan) -> str:
+    """Return the command that the plan is of."""
+    return f"pennyreel setup {shlex.quote(plan.what)}"
+
+
 def adding(model: ModelWanted) -> str:
     """Return the command that gets a model that no list knows."""
-    return f"pennyreel models add URL --folder {model.folder or 'FOLDER'} --name '{model.name}'" + (
-        "" if model.name.endswith((".safetensors", ".sft", ".gguf")) else " --sha256 SHA256"
-    )
+    told = f"pennyreel models add URL --folder {model.folder or 'FOLDER'}"
+    pinned = model.name.endswith((".safetensors", ".sft", ".gguf"))
+    return f"{told} --name {shlex.quote(model.name)}" + ("" if pinned else " --sha256 SHA256")
 
 
 def installing(plan: Plan, pack: PackWanted | None) -> str:
     """Return the command that installs a node pack."""
     what = "URL@COMMIT" if pack is None else pack.pinned
-    return f"python -m pennyreel_comfy.install.nodes {plan.root} {what}"
+    return f"python -m pennyreel_comfy.install.nodes {shlex.quote(str(plan.root))} {what}"
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -102,6 +115,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             }
             for e in plan.models
         ],
+        "differing": list(plan.differing),
         "start": plan.start or None,
         "download_bytes": plan.download_bytes,
         "disk_bytes": plan.disk_bytes,

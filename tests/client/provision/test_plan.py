@@ -64,9 +64,23 @@ def test_what_is_installed_is_looked_for_on_its_disk(
     assert made(file, start=False).empty
 
 
-def test_a_file_of_another_size_is_not_the_model(root: Path, file: Path, entry: Entry) -> None:
-    (root / "comfy" / "models" / "checkpoints" / MODEL).write_bytes(b"half")
-    assert made(file).models == (entry,)
+def test_a_file_of_another_size_is_what_comfyui_loads_and_is_told(
+    root: Path, file: Path, entry: Entry
+) -> None:
+    (root / "comfy" / "models" / "checkpoints" / MODEL).write_bytes(b"mine")
+    found = made(file)
+    assert found.models == ()
+    assert found.differing == (entry.key,)
+    assert any("is not the file that the list" in line for line in words.lines(found))
+
+
+@pytest.mark.parametrize("name", ["../../escape.ckpt", "a\\..\\b.pt", ".hidden.pt", "con.pt"])
+def test_a_name_that_leads_elsewhere_is_missing_and_nothing_more(
+    name: str, root: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(json.dumps(workflow(name)))
+    assert [m.folder for m in made(path).unlisted] == ["checkpoints"]
 
 
 def test_what_came_before_a_download_broke_off_is_not_counted_again(

@@ -125,7 +125,11 @@ def test_what_only_the_user_can_get_is_told_after_all_else_was_done(
     assert ran.code == 4
     assert model(root).exists()
     assert "only you can get" in ran.err
-    assert "models add URL --folder checkpoints --name 'mine.sft'" in ran.err
+    assert "models add URL --folder checkpoints --name mine.sft" in ran.err
+    body = cli("setup", path, "--yes", "--json")
+    assert body.code == 4
+    assert not body.json["complete"]
+    assert body.json["by_hand"]["models"][0]["name"] == "mine.sft"
 
 
 def test_somebody_elses_comfyui_is_left_alone(

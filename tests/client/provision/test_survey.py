@@ -127,7 +127,7 @@ def test_ours_where_it_runs_is_mended_by_setup(root: Path, entry: Entry, cli: Cl
 
 def test_a_model_that_no_list_knows_is_told_with_its_command(root: Path) -> None:
     row = comfyui(workflow("mine.safetensors"))
-    assert "models add URL --folder checkpoints --name 'mine.safetensors'" in row.fixes[0]
+    assert "models add URL --folder checkpoints --name mine.safetensors" in row.fixes[0]
 
 
 def test_one_on_another_machine_that_is_silent_is_not_to_be_set_up(
@@ -145,7 +145,7 @@ def test_values_that_are_set_name_other_models_than_the_template(tmp_path: Path)
         )
     row = next(row for row in quoted.rows if row.backend == "comfyui")
     assert row.fixes[0].startswith("pennyreel setup sd15-image (installs ComfyUI: ")
-    assert "models add URL --folder checkpoints --name 'mine.safetensors'" in row.fixes[0]
+    assert "models add URL --folder checkpoints --name mine.safetensors" in row.fixes[0]
 
 
 def test_the_refusal_names_the_setup_first(cli: Cli) -> None:
@@ -162,4 +162,4 @@ def test_quote_tells_the_setup_and_the_start(root: Path, cli: Cli, tmp_path: Pat
     ran = cli("quote", path)
     assert ran.code == 0
     assert "to have it: " in ran.out
-    assert f"models add URL --folder checkpoints --name '{MODEL}'" in ran.out
+    assert f"models add URL --folder checkpoints --name {MODEL}" in ran.out
