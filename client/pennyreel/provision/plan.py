@@ -64,6 +64,8 @@ class Plan:
     """start, restart, or "": ComfyUI runs, or is not to be started."""
     free_bytes: int = 0
     """On the disk of `root`."""
+    slow: bool = False
+    """The job wants a GPU, and ComfyUI is, or would be, for a CPU."""
 
     @property
     def installs(self) -> bool:
@@ -152,12 +154,14 @@ def make(
     running = installed is not None and localcomfy.running(root) is not None
     disk = Disk(layout.comfy)
     missing = _missing(disk, required, installed is not None, told)
+    own = None if installed else comfy_plan(device, tools)
+    runs_on = installed.device if installed else own.device if own else ""
     packs = [p for p in missing.packs if p.commit]
     entries = [m.entry for m in missing.models if m.entry is not None]
     return Plan(
         what=required.what,
         root=root,
-        comfyui=None if installed else comfy_plan(device, tools),
+        comfyui=own,
         packs=tuple(packs),
         models=tuple(entries),
         sizes={e.key: max(0, e.bytes - _begun(here, e)) for e in entries if e.bytes},
@@ -167,6 +171,7 @@ def make(
         classes=missing.classes,
         start=_start(start, running, bool(packs or (told and told.classes))),
         free_bytes=shutil.disk_usage(_nearest(root)).free,
+        slow=runs_on == "cpu" and bool(need.vram_min_bytes),
     )
 
 

@@ -56,6 +56,9 @@ def lines(plan: Plan) -> Iterator[str]:
 
 def warnings(plan: Plan) -> Iterator[str]:
     """Yield what is not as it should be, and stops nothing yet."""
+    if plan.slow:
+        how = f"pennyreel quote {shlex.quote(plan.what)}"
+        yield f"warning: it wants a GPU, and none is used here; how slow that is: {how}"
     for told in plan.refused.values():
         yield f"warning: {told}"
     for key in plan.differing:
@@ -116,6 +119,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
             for e in plan.models
         ],
         "differing": list(plan.differing),
+        "slow": plan.slow,
         "start": plan.start or None,
         "download_bytes": plan.download_bytes,
         "disk_bytes": plan.disk_bytes,

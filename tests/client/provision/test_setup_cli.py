@@ -24,7 +24,7 @@ def model(root: Path) -> Path:
 
 
 def test_without_an_argument_it_is_for_what_generate_uses(cli: Cli) -> None:
-    ran = cli("setup", "--dry-run")
+    ran = cli("setup", "--dry-run", "--device", "cpu")
     assert ran.code == 0
     lines = ran.out.splitlines()
     assert lines[0].split() == ["to", "install", "download", "licence", "from"]
@@ -34,7 +34,9 @@ def test_without_an_argument_it_is_for_what_generate_uses(cli: Cli) -> None:
     assert " to download, " in ran.out
     assert " free in " in ran.out
     assert "minutes, assuming a line of 100 Mbit/s" in ran.out
-    assert lines[-1] == "then ComfyUI is started"
+    assert lines[-2] == "then ComfyUI is started"
+    assert "it wants a GPU, and none is used here" in lines[-1]
+    assert "wants a GPU" not in cli("setup", "hello-video", "--dry-run").out
 
 
 def test_where_nobody_can_be_asked_it_wants_the_flag_and_changes_nothing(
