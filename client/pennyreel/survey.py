@@ -6,20 +6,18 @@ FRESH_S. Nothing here costs money, and nothing here chooses.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from pennyreel import localcomfy
 from pennyreel.backends import registry
-from pennyreel.backends.base import LACKS_S, Backend, Stocked
+from pennyreel.backends.base import Backend
 from pennyreel.config import Settings, dev_stack, is_loopback
 from pennyreel.errors import PennyreelError
 from pennyreel.fleet.devices import Devices, detect, fits
@@ -29,9 +27,8 @@ from pennyreel.money.estimates import Hint, Sample, Seconds
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.pricing import clip_price, price
 from pennyreel.money.records import Labels
-from pennyreel.need import Abilities, Lacks, Need, Unit, Usage
-from pennyreel.provision import offer
-from pennyreel.provision.offer import Offer
+from pennyreel.need import Abilities, Need, Unit, Usage
+from pennyreel.provision import stock
 from pennyreel.routing.breaker import from_json
 from pennyreel.routing.facts import Facts, Fit, Left, Place, names
 from pennyreel.types import Health
@@ -135,7 +132,7 @@ class Survey:
         seconds = self._seconds(need, gpu, usage)
         idle = health.workers.get("idle") or health.workers.get("ready")
         warm = None if not health.workers else bool(idle)
-        lacks = self._lacks(need, backend, place, health)
+        lacks = stock.lacks(self.settings, self.ledger, need, backend, place, health)
         told = Facts(
             backend=name,
             abilities=able,
@@ -175,68 +172,23 @@ class Survey:
             fix=fix.replace(_ELSEWHERE, ""),
         )
 
-    def _lacks(self, need: Need, backend: Backend, place: Place, health: Health) -> Offer | None:
-        """Return what keeps it from a job though it is there, or would be: nodes, models, itself.
-
-        None where it lacks nothing, or nobody knows.
-        """
-        settings = self.settings
-        try:
-            if health.reachable and isinstance(backend, Stocked):
-                told = self._stock(need, backend)
-                if not told:
-                    return None
-                mine = offer.ours(settings, backend.target)
-                found = offer.here(settings, need, told) if mine else None
-                return found or offer.elsewhere(settings, need, told)
-            if health.reachable or backend.name != "comfyui" or place is not Place.LOCAL:
-                return None
-            if localcomfy.running(settings.comfyui_home) is not None:  # at another address
-                return None
-            found = offer.here(settings, need)
-        except (PennyreelError, OSError):  # it cannot be installed here, or not be looked at
-            return None
-        return None if found is None else found._replace(why=f"{health.detail}; {found.why}")
-
-    def _stock(self, need: Need, backend: Stocked) -> Lacks | None:
-        """Ask it what it lacks; what it lacks is not kept, since that is about to be mended."""
-        digest = hashlib.sha256(repr((need.classes, need.models)).encode("utf-8", "replace"))
-
-        def ask() -> dict[str, Any]:
-            try:
-                told = backend.lacks(need)
-            except Exception:  # noqa: BLE001 - another package's: then it is not known
-                told = None
-            if told:
-                raise _NotKept(told)
-            return {"known": told is not None}
-
-        key = f"lacks {backend.name}:{backend.target} {digest.hexdigest()[:16]}"
-        with suppress(PennyreelError):
-            try:
-                self.ledger.probed(key, ask, fresh_s=FRESH_S, limit_s=LACKS_S)
-            except _NotKept as answer:
-                return cast("Lacks", answer.told)
-        return None
-
     def _health(self, backend: Backend) -> Health:
         """Ask, or use what another process has heard; for PROBE_S."""
-        local = is_loopback(backend.target)
-
-        def ask() -> dict[str, Any]:
-            health = backend.health()
-            if local and not health.reachable:  # it says so at once, and may be there in a moment
-                raise _NotKept(health)
-            return health.to_json()
-
-        key = f"health {backend.name}:{backend.target}"
-        asked = _asked(lambda: self.ledger.probed(key, ask, fresh_s=FRESH_S, limit_s=PROBE_S))
+        elsewhere = not is_loopback(backend.target)
+        asked = _asked(
+            lambda: self.ledger.probed(
+                f"health {backend.name}:{backend.target}",
+                lambda: backend.health().to_json(),
+                fresh_s=FRESH_S,
+                limit_s=PROBE_S,
+                # One on this machine says so at once, and may be there in a moment.
+                keep=lambda answer: elsewhere or bool(answer["reachable"]),
+            )
+        )
         try:
             told = asked.result(PROBE_S)
         except FutureTimeout:
             return Health(backend.name, False, _late(PROBE_S), _LATER, backend.target)
-        except _NotKept as answer:
-            return cast("Health", answer.told)
         known = {k: v for k, v in told.answer.items() if k in Health.__dataclass_fields__}
         return Health(**{**known, "devices": tuple(known.get("devices") or ())})
 
@@ -302,14 +254,6 @@ def _asked(ask: Callable[[], T]) -> Future[T]:
 
     threading.Thread(target=run, name="pennyreel-survey", daemon=True).start()
     return answer
-
-
-class _NotKept(Exception):
-    """Carries an answer past the ledger, which keeps nothing of what is raised."""
-
-    def __init__(self, told: Any) -> None:
-        super().__init__()
-        self.told = told
 
 
 def _tried(facts: Facts, named: str | None) -> Facts:

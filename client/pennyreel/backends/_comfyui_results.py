@@ -1,4 +1,4 @@
-"""What a ComfyUI job made, from its history entry; its files stay there until they are fetched."""
+"""What a ComfyUI says of a job that ended, and of itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from pennyreel.backends._comfyui_events import SOCKET_OUTPUT
+from pennyreel.types import Health
 from pennyreel_comfy.outputs import collect
 from pennyreel_comfy.session import Run
 from pennyreel_contract import Artifact, Outputs
@@ -37,6 +38,20 @@ def artifacts(target: str, run: Run, wanted: Outputs, entry: dict[str, Any]) -> 
     if wanted.kinds is None or "image" in wanted.kinds:
         found += _socket_images(run, wanted)
     return found
+
+
+def told(name: str, target: str, stats: Mapping[str, Any]) -> Health:
+    """Return what /system_stats tells of a server that answers."""
+    system = stats.get("system") or {}
+    versions = {
+        what: str(system[key])
+        for what, key in (("comfyui", "comfyui_version"), ("pytorch", "pytorch_version"))
+        if system.get(key)
+    }
+    devices = tuple(device(d) for d in stats.get("devices") or () if isinstance(d, dict))
+    first = devices[0]["name"] if devices else "no device"
+    detail = f"ComfyUI {versions.get('comfyui', '?')} at {target}, {first}"
+    return Health(name, True, detail, "", target, versions, devices)
 
 
 def ran_s(entry: Mapping[str, Any]) -> float | None:

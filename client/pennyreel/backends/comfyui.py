@@ -7,25 +7,24 @@ found again by whoever knows the attempt.
 
 from __future__ import annotations
 
-import base64
 import threading
 import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from typing_extensions import Self
 
-from pennyreel import _http
 from pennyreel.backends._comfyui_events import Listener
+from pennyreel.backends._comfyui_files import fetch
 from pennyreel.backends._comfyui_inputs import upload
 from pennyreel.backends._comfyui_lacks import lacking
-from pennyreel.backends._comfyui_results import artifacts, device, lost_images, ran_s
-from pennyreel.backends.base import COMFY_KINDS, LACKS_S, OnEvent, Work, pause, unsent, untold
+from pennyreel.backends._comfyui_results import artifacts, device, lost_images, ran_s, told
+from pennyreel.backends.base import COMFY_KINDS, LACKS_S, OnEvent, Work, unsent, untold
 from pennyreel.config import COMFYUI_URL, S3, Settings, is_loopback, key_may_travel, well_formed
-from pennyreel.errors import Code, JobFailed, OutcomeUnknown, PennyreelError, SetupNeeded, error
+from pennyreel.errors import Code, OutcomeUnknown, PennyreelError, SetupNeeded, error
 from pennyreel.need import Abilities, Lacks, Need, Unit, Usage
 from pennyreel.types import Handle, Health, Sink, Warned
 from pennyreel_comfy import graph as graphs
@@ -223,39 +222,7 @@ class ComfyBackend:
         deadline: Deadline | None = None,
     ) -> None:
         """Stream a file by /view; texts and websocket images come with the result."""
-        sink.restart()
-        if artifact.data is not None:
-            sink.write(base64.b64decode(artifact.data))
-            return
-        query = {k: v[0] for k, v in parse_qs(urlsplit(artifact.url or "").query).items()}
-        name, folder = query.get("filename", ""), query.get("subfolder", "")
-        place = {"filename": name, "subfolder": folder, "type": query.get("type", "output")}
-        try:
-            _http.download(
-                f"{self.target}/view?{urlencode(place)}",
-                sink,
-                local=True,
-                plain=True,
-                headers=self.http.headers,
-                pause=lambda seconds: pause(cancel, seconds),
-                deadline=deadline,
-                cancel=cancel,
-            )
-        except JobFailed as problem:
-            status = problem.info.detail.get("status")
-            if status in {401, 403}:
-                raise error(
-                    Code.UNAUTHORIZED,
-                    f"the ComfyUI at {self.target} refuses to hand over {name} ({status}); the job "
-                    "is done",
-                    hint="Check PENNYREEL_COMFYUI_AUTH. Then fetch it again: "
-                    f"pennyreel result '{handle}'",
-                ) from None
-            if problem.code != Code.RESULT_EXPIRED.value:
-                raise
-            raise error(
-                Code.OUTPUT_MISSING, f"ComfyUI says it made {name}, but /view has it not"
-            ) from None
+        fetch(self.http, handle, artifact, sink, cancel, deadline)
 
     def cancel(self, handle: Handle) -> bool:
         """Take it out of the queue, or interrupt it if it runs."""
@@ -275,16 +242,7 @@ class ComfyBackend:
             stats = self.http.system_stats(timeout=HEALTH_S)
         except PennyreelError as problem:
             return Health(self.name, False, str(problem), problem.hint, self.target)
-        system = stats.get("system") or {}
-        versions = {
-            name: str(system[key])
-            for name, key in (("comfyui", "comfyui_version"), ("pytorch", "pytorch_version"))
-            if system.get(key)
-        }
-        devices = tuple(device(d) for d in stats.get("devices") or () if isinstance(d, dict))
-        first = devices[0]["name"] if devices else "no device"
-        detail = f"ComfyUI {versions.get('comfyui', '?')} at {self.target}, {first}"
-        return Health(self.name, True, detail, "", self.target, versions, devices)
+        return told(self.name, self.target, stats)
 
     def close(self) -> None:
         """Close the websocket."""
