@@ -23,6 +23,9 @@ _KINDS = (
 _NAMES_A_FILE = re.compile(r"(^|_)(name|file|model|ckpt|lora|vae|unet|clip)\d*$", re.IGNORECASE)
 """Inputs that name a model, by their own names."""
 
+_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What steers a terminal, or cannot be stored."""
+
 
 def of_template(template: Template, rendered: Rendered, *, seed: bool = False) -> Need:
     """Return what a template needs with these parameters; `seed`: one was asked for."""
@@ -62,7 +65,7 @@ def of_graph(graph: Mapping[str, Any], *, seed: bool = False, files: bool = Fals
 
 def classes_of(graph: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of a graph's node classes, sorted, each once."""
-    return tuple(sorted({str(node.get("class_type")) for node in graph.values()}))
+    return tuple(sorted({_told(str(node.get("class_type"))) for node in graph.values()}))
 
 
 def models_of(
@@ -77,8 +80,13 @@ def models_of(
     for node, name, value in graphs.model_names(dict(graph)):
         folder = (folders or {}).get(value) or folder_of(graph[node]["class_type"], name)
         if folder or _NAMES_A_FILE.search(name):
-            found[folder, value.replace("\\", "/")] = None
+            found[folder, _told(value.replace("\\", "/"))] = None
     return tuple(found)
+
+
+def _told(name: str) -> str:
+    """Return a name as it may be stored and printed: no server has one with what is replaced."""
+    return _STEERING.sub("\ufffd", name)
 
 
 def _kind(graph: dict[str, Any]) -> str:

@@ -10,8 +10,11 @@ from pennyreel.need import Lacks, Need
 from pennyreel.provision.here import Here
 from pennyreel.provision.plan import Plan, make, size_text
 from pennyreel.provision.wanted import ModelWanted, Wanted, wanted
-from pennyreel.provision.words import by_hand, command, summary
+from pennyreel.provision.words import by_hand, command, plain_url, summary
 from pennyreel_comfy.install import Layout
+
+MOST_STEPS = 8
+"""So many things to do are told in a line; `pennyreel setup --dry-run` has all."""
 
 
 class Offer(NamedTuple):
@@ -53,12 +56,11 @@ def elsewhere(settings: Settings, need: Need, told: Lacks) -> Offer:
         for p in missing.packs
     ]
     steps += [f"install the node pack that has {name}" for name in missing.classes]
-    for model in missing.models:
-        source = "" if model.entry is None else f" from {model.entry.url}"
-        steps.append(f"put {model.name} into its models/{model.folder or '?'}{source}")
-    if told.classes:
-        steps.append("then start it anew")
-    return Offer(f"it {_said(missing)}", "; ".join(steps))
+    steps += [_put(model) for model in missing.models]
+    unsure = required.only((), told.unsure).models if told.classes else ()
+    steps += [f"{_put(model)}, unless it is there" for model in unsure]
+    last = ["then start it anew"] if told.classes else []
+    return Offer(f"it {_said(missing)}", "; ".join([*_few(steps), *last]))
 
 
 def ours(settings: Settings, url: str) -> bool:
@@ -67,8 +69,19 @@ def ours(settings: Settings, url: str) -> bool:
     return server is not None and server.url == url
 
 
+def _put(model: ModelWanted) -> str:
+    source = "" if model.entry is None else f" from {plain_url(model.entry.url)}"
+    return f"put {model.name} into its models/{model.folder or '?'}{source}"
+
+
+def _few(steps: list[str]) -> list[str]:
+    """Return so many that a person reads them."""
+    more = len(steps) - MOST_STEPS
+    return steps if more <= 0 else [*steps[:MOST_STEPS], f"and {more} more"]
+
+
 def _command(plan: Plan) -> str:
-    told, hand = summary(plan), list(by_hand(plan))
+    told, hand = summary(plan), _few(list(by_hand(plan)))
     if hand and not plan.installs:
         return "; ".join([*hand, *["then pennyreel comfyui start"] * (plan.start == "start")])
     return "; ".join([f"{command(plan)} ({told})", *hand])
@@ -90,7 +103,7 @@ def _said(missing: Wanted) -> str:
         parts.append((one if len(missing.models) == 1 else f"{len(missing.models)} models") + size)
     if missing.packs:
         many = len(missing.packs) > 1
-        parts.append(f"the node pack{'s' * many} {', '.join(p.name for p in missing.packs)}")
+        parts.append(f"the node pack{'s' * many} {', '.join(p.name for p in missing.packs[:5])}")
     if missing.classes:
         many = len(missing.classes) > 1
         parts.append(f"the node class{'es' * many} {', '.join(missing.classes[:5])}")

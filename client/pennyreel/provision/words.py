@@ -7,13 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from pennyreel.provision.plan import (
-    RATE_MBIT,
-    Plan,
-    count,
-    minutes_text,
-    size_text,
-)
+from pennyreel.provision.plan import RATE_MBIT, Plan, count, minutes_text, size_text
 from pennyreel.provision.wanted import ModelWanted, PackWanted
 from pennyreel.routing.explain import table
 
@@ -99,6 +93,12 @@ def installing(plan: Plan, pack: PackWanted | None) -> str:
     return f"python -m pennyreel_comfy.install.nodes {shlex.quote(str(plan.root))} {what}"
 
 
+def plain_url(url: str) -> str:
+    """Return a model's URL without its query and user, where signatures and passwords are."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def to_json(plan: Plan) -> dict[str, Any]:
     """Return plain data; sizes in bytes, None = not known."""
     return {
@@ -111,7 +111,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
                 "folder": e.folder,
                 "name": e.name,
                 "licence": e.licence,
-                "url": e.url,
+                "url": plain_url(e.url),
                 "sha256": e.sha256,
                 "download_bytes": plan.sizes.get(e.key),
                 "refused": plan.refused.get(e.key),

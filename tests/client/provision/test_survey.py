@@ -43,7 +43,35 @@ def test_one_that_lacks_a_pack_says_which_and_where_it_is(comfy: FakeComfy) -> N
     packs = "ComfyUI-AnimateDiff-Evolved, ComfyUI-VideoHelperSuite"
     assert f"the node packs {packs}" in row.reasons[0]
     assert "clone https://github.com/Kosinkadink/ComfyUI-VideoHelperSuite" in row.fixes[0]
-    assert row.fixes[0].endswith("then start it anew")
+    assert "put v3_sd15_mm.ckpt into its models/animatediff_models from " in row.fixes[0]
+    assert ", unless it is there; then start it anew" in row.fixes[0], "what loads it is not there"
+
+
+def test_of_many_things_a_few_are_told(comfy: FakeComfy) -> None:
+    more = {f"x{n}": f"NobodysNode{n:03}" for n in range(200)}
+    row = comfyui(workflow("fake.safetensors", **more))
+    assert "NobodysNode007" in row.fixes[0]
+    assert "NobodysNode050" not in row.fixes[0]
+    assert "; and 192 more; then start it anew" in row.fixes[0]
+
+
+def test_a_signature_in_a_models_url_is_not_told(
+    comfy: FakeComfy, entry: Entry, home: Path, cli: Cli, file: Path
+) -> None:
+    signed = entry.url + "?token=SECRET"
+    listed = (home / "models.toml").read_text()
+    (home / "models.toml").write_text(listed.replace(entry.url, signed))
+    row = comfyui(workflow())
+    assert entry.url in row.fixes[0]
+    ran = cli("quote", file)
+    asked = cli("setup", file)
+    assert "SECRET" not in ran.out + ran.err + asked.out + asked.err + row.fixes[0]
+
+
+def test_names_that_steer_a_terminal_do_not_reach_it(comfy: FakeComfy, cli: Cli) -> None:
+    odd = workflow("fake.safetensors", a="Evil\x1b[2JNode")
+    row = comfyui(odd)
+    assert "Evil\ufffd[2JNode" in row.reasons[0]
 
 
 def test_as_soon_as_it_is_there_the_job_may_go(comfy: FakeComfy) -> None:

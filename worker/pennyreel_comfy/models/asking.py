@@ -49,6 +49,7 @@ def _offered(entry: Entry, hosts: Hosts, deadline: Deadline, cancel: CancelToken
         ) as reply:
             if reply.status == 200:
                 return Offered(reply.length)
+            # UNVERIFIED: of a file whose licence is not accepted, the host says 401 or 403 here.
             hint = hosts.hint(entry.url, reply.status)
             problem = reply.refusal()
     except PennyreelError as refused:
