@@ -20,6 +20,9 @@ URL_TTL_S = 86_400
 MAX_JSON = 64 << 20
 """Bytes taken of a stored result: files inside it are small ones."""
 
+READ_S = 15.0
+"""How long a bucket may be silent when a job is looked for in it: it is asked again later."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -74,7 +77,7 @@ def get_json(s3: S3, key: str) -> dict[str, Any] | None:
 
     """
     try:
-        with closing(_client(s3)) as client:
+        with closing(_client(s3, silence_s=READ_S, tries=2)) as client:
             content = client.get_object(Bucket=s3.bucket, Key=key)["Body"].read(MAX_JSON + 1)
             body = None if len(content) > MAX_JSON else json.loads(content)
     except PennyreelError:
@@ -94,7 +97,7 @@ def _presign(client: S3Client, bucket: str, key: str) -> str:
     )
 
 
-def _client(s3: S3) -> S3Client:
+def _client(s3: S3, *, silence_s: float = 60.0, tries: int = 3) -> S3Client:
     try:
         import boto3  # noqa: PLC0415 - an extra, and slow to import
         from botocore.config import Config  # noqa: PLC0415
@@ -118,7 +121,8 @@ def _client(s3: S3) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         connect_timeout=10,
-        retries={"max_attempts": 3, "mode": "standard"},
+        read_timeout=silence_s,
+        retries={"max_attempts": tries, "mode": "standard"},
         # None: those of the environment, which do not lead to this machine.
         proxies={} if s3.endpoint and is_loopback(s3.endpoint) else None,
     )

@@ -7,7 +7,7 @@ each attempt ended, and that the user cancelled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from pennyreel.routing.machine import (
     Stage,
     Trouble,
 )
+from pennyreel_comfy.echoes import unquoted
 
 _CODES = {
     Outcome.DONE: "done",
@@ -48,6 +49,9 @@ _BELIEVED = {
 """With which of the ledger's states a record of a stage is the last word."""
 
 _LATE = "late"
+MOST_SAID = 5000
+MOST_KEPT = 500
+"""Characters of a trouble's words that are read, and that are kept."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,9 @@ class Allowed:
 class LedgerBooks:
     """See the module. One job, one process at a time: `Spool.hold` gives out that right."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Keep the ledger."""
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, words: Iterable[str] = ()) -> None:
+        """Keep the ledger. `words` are the job's own: its prompts, which no record may quote."""
+        self._ledger, self._words = ledger, tuple(words)
         self._allowed: Allowed | None = None
         self.beside_unknown = False
         """The user agreed to pay for another attempt after one of an unknown outcome."""
@@ -94,13 +98,16 @@ class LedgerBooks:
         kept = self._ledger.decisions(job_id)
         options = _options(kept)
         places = {o.key: n for n, o in reversed(list(enumerate(options)))}
-        # Of each attempt the last word counts.
+        # Of each attempt the last word counts, and of an option its last attempt: one that was
+        # set aside for a while, with nothing sent, has another.
         words = {r["attempt_id"]: r for r in kept if r.get("record") in {"end", "stage"}}
-        attempts = tuple(
-            _attempt(a, places[_key(a)], words.get(a.attempt_id))
-            for a in job.attempts
-            if _key(a) in places
-        )
+        last: dict[int, AttemptRecord] = {}
+        for one in job.attempts:
+            n = places.get(_key(one))
+            if n is not None:
+                last.pop(n, None)
+                last[n] = _attempt(one, n, words.get(one.attempt_id))
+        attempts = tuple(last.values())
         outcome = None if job.outcome is None else (job.summary or {}).get("outcome")
         return JobRecord(
             job_id,
@@ -172,7 +179,7 @@ class LedgerBooks:
         code = "done" if stage is Stage.DONE else (trouble.code if trouble else stage.value)
         # First, and not believed before the money says the same: a crash between the two leaves an
         # attempt that has not ended, and is followed again.
-        told = {"stage": stage.value, "trouble": None if trouble is None else _trouble(trouble)}
+        told = {"stage": stage.value, "trouble": trouble and self._trouble(trouble)}
         self._ledger.record_decision(job_id, {"record": "end", "attempt_id": attempt_id, **told})
         before = self._ledger.attempt(attempt_id)
         if stage is Stage.UNKNOWN:
@@ -210,6 +217,14 @@ class LedgerBooks:
             code = troubles[0][1].code
         summary = {"outcome": outcome.value, "tried": len(troubles) + (winner is not None)}
         self._ledger.end_job(job_id, code, summary)
+
+    def _trouble(self, trouble: Trouble) -> dict[str, Any]:
+        """Return it as plain data: a vendor's words may be long, and quote the prompt."""
+        text, hint = (
+            unquoted(said[:MOST_SAID], self._words)[:MOST_KEPT]
+            for said in (trouble.text, trouble.hint)
+        )
+        return {**asdict(trouble), "text": text, "hint": hint}
 
     def _agreed_before(self, job_id: str) -> bool:
         """Whether each attempt that may be billed unseen has been followed by another already.
@@ -268,9 +283,3 @@ def _attempt(attempt: Attempt, n: int, word: dict[str, Any] | None) -> AttemptRe
         trouble = told and Trouble(**{k: v for k, v in told.items() if k in known})
     at = None if attempt.accepted_ms is None else attempt.accepted_ms / 1000
     return AttemptRecord(n, stage, attempt.handle, at, trouble)
-
-
-def _trouble(trouble: Trouble) -> dict[str, Any]:
-    """Return it as plain data, shortened: a vendor's words may be long."""
-    told = asdict(trouble)
-    return {**told, "text": trouble.text[:500], "hint": trouble.hint[:500]}

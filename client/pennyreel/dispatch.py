@@ -16,7 +16,7 @@ from pennyreel.backends.base import Backend, Work
 from pennyreel.books import Allowed, LedgerBooks
 from pennyreel.config import Settings
 from pennyreel.errors import BadRequest, Code, PennyreelError, error
-from pennyreel.money import catalog
+from pennyreel.money import catalog, live
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.records import Job, Labels
@@ -323,7 +323,7 @@ class Dispatch:
         ask: Callable[[Ask], bool] | None,
     ) -> RoutedJob:
         """Return the job, ready to be driven: by this plan, or by that in the books."""
-        books = LedgerBooks(self.ledger)
+        books = LedgerBooks(self.ledger, order.work.words())
         if plan is not None:
             books.begin(job_id, plan.options, plan.allowed)
         parts = Parts(
@@ -344,6 +344,7 @@ class Dispatch:
         return job
 
     def _plan(self, work: Work, terms: Terms, *, asking: bool) -> _Plan:
+        live.keep_fresh(self._settings, self.ledger)
         rules, table = self._rules(terms), self._catalog()
         facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
         quoted = quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())

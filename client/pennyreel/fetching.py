@@ -15,6 +15,9 @@ from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Artifact as RemoteArtifact
 from pennyreel_contract import Result
 
+MAX_ARTIFACTS = 10_000
+"""Files taken of one job: minutes of single frames, and no folder that cannot be opened."""
+
 _GONE = frozenset({Code.RESULT_EXPIRED.value, Code.OUTPUT_MISSING.value})
 """A file that failed so is not there any more: fetching it again cannot help."""
 
@@ -36,11 +39,18 @@ class Fetching:
         """Save every file of a result.
 
         Raises:
-            JobFailed: a file is not there any more.
+            JobFailed: a file is not there any more; `result_refused`, there are too many.
             JobFailed, JobCancelled, JobTimeout: it could not be saved now; the job itself is done
                 and paid for, and the hint says how to fetch again.
 
         """
+        if len(result.artifacts) > MAX_ARTIFACTS:
+            raise error(
+                Code.RESULT_REFUSED,
+                f"the result names {len(result.artifacts)} files; {MAX_ARTIFACTS} are taken",
+                hint="The job is done: fetch them from its backend yourself.",
+                detail={"handle": str(self.handle)},
+            )
         saved = []
         for artifact in result.artifacts:
             one = self.one(artifact)

@@ -110,6 +110,8 @@ class Abilities:
     lora: bool = False
     negative_prompt: bool = False
     seed: bool = False
+    ends_late: bool = False
+    """It ends by itself what runs longer than the work's `timeout_s`: so long is billed at most."""
     cancels: bool = False
     """A cancel is confirmed, and ends the bill."""
     looks_up: bool = False

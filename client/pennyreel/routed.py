@@ -14,10 +14,11 @@ from pennyreel.backends.base import Backend, Work
 from pennyreel.books import LedgerBooks
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.fetching import Fetching
+from pennyreel.heard import keep
 from pennyreel.money.ledger import Ledger
 from pennyreel.routing.breakers import Breakers
-from pennyreel.routing.driver import Driver, Ended
-from pennyreel.routing.failures import failure
+from pennyreel.routing.driver import Driver, Ended, Left
+from pennyreel.routing.failures import failure, left
 from pennyreel.routing.machine import Ask, Option, Outcome
 from pennyreel.routing.machine import Told as RouterTold
 from pennyreel.routing.ports import Backends, Ears, Order, Price
@@ -33,6 +34,12 @@ RENEW_S = 30.0
 """How often a job that is being driven says that it is; its claims last four times as long."""
 
 CLAIM_S = 120.0
+LEAVE_S = 5.0
+"""After the deadline, how long a job may take to stop, or a lost one to be found."""
+
+LAST_CALL_S = 30.0
+"""How much longer the answer to a call is waited for that is under way then."""
+
 _TICK_S = 0.5
 
 
@@ -84,7 +91,8 @@ class RoutedJob:
         self._problem: BaseException | None = None
         self._end: RunResult | None = None
         self._over = threading.Event()
-        self._late = False
+        self._late: Deadline | None = None
+        self._last_call = False
         self._begun = False
         self._clock = _Clock()
         parts.books.on_accepted = lambda told: self._tell(types.Submitted(Handle.parse(told)))
@@ -167,7 +175,7 @@ class RoutedJob:
         )
         return Driver(
             self.id,
-            Order(self._work, self._fetch, parts.price),
+            Order(self._work, self._fetch, parts.price, self._deadline),
             books=parts.books,
             backends=parts.backends,
             breakers=Breakers(parts.ledger),
@@ -185,6 +193,8 @@ class RoutedJob:
                 self._end = self._result(ended)
             if ended.outcome is Outcome.DONE:
                 self._parts.spool.remove(self.id)
+        except Left:
+            problem = self._left()
         except PennyreelError as failed:
             problem = failed
         except Exception as failed:  # noqa: BLE001 - whatever it is belongs to who waits
@@ -207,18 +217,28 @@ class RoutedJob:
     def _failure(self, ended: Ended) -> PennyreelError | None:
         """Return the error that it ended with; a deadline's cancel is a timeout."""
         problem = failure(ended)
-        if problem is None or not self._late or ended.outcome is not Outcome.CANCELLED:
+        if problem is None or self._late is None or ended.outcome is not Outcome.CANCELLED:
             return problem
         told = self._deadline.error("the job")
-        left = self._parts.ledger.open_attempts(self.id)
-        return error(Code.TIMEOUT, str(told), detail={"confirmed_stopped": not left})
+        still = self._parts.ledger.open_attempts(self.id)
+        hint = problem.hint if still else None
+        return error(Code.TIMEOUT, str(told), hint=hint, detail={"confirmed_stopped": not still})
+
+    def _left(self) -> PennyreelError:
+        """Return the error of a job that was left at its deadline; others may go on with it."""
+        still = self._parts.ledger.open_attempts(self.id)
+        for attempt in still:
+            self._parts.ledger.unclaim(attempt.attempt_id)
+        return left(self.id, str(self._deadline.error("the job")), still)
 
     def _keep(self) -> None:
         """Keep the job ours, and end it at its deadline, or when another process says so."""
         renewed = time.monotonic()
-        while not self._over.wait(LOOK_S if self._late else self._deadline.left(LOOK_S)):
-            if self._deadline.expired and not self._late:
+        while not self._over.wait((self._late or self._deadline).left(LOOK_S)):
+            if self._late is None and self._deadline.expired:
                 self._end_late()
+            elif self._late is not None and self._late.expired:
+                self._leave()
             with suppress(PennyreelError):  # a ledger that is away for a moment
                 if self._parts.books.cancelled(self.id):
                     self._driver.cancel()
@@ -231,8 +251,13 @@ class RoutedJob:
             self._parts.ledger.claim(attempt.attempt_id, CLAIM_S)
 
     def _end_late(self) -> None:
-        self._late = True
+        self._late = Deadline(LEAVE_S)
         self._driver.cancel()
+
+    def _leave(self) -> None:
+        """Wait no longer than for what is under way, and then not even for that."""
+        self._driver.leave(at_once=self._last_call)
+        self._late, self._last_call = Deadline(LAST_CALL_S), True
 
     def _asked(self, question: Ask) -> bool:
         """Ask the user; a yes after an unknown attempt is one to paying for another."""
@@ -298,7 +323,7 @@ class RoutedJob:
                 self._made.handle = event.handle
             if isinstance(event, types.Started):
                 self._clock.started()
-            self._made.events.append(event)
+            keep(self._made.events, event)
             self._changed.notify_all()
 
 

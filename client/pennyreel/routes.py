@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pennyreel.backends import registry
@@ -12,7 +13,7 @@ from pennyreel.money.catalog import Catalog
 from pennyreel.money.pricing import settled
 from pennyreel.need import Abilities, Usage
 from pennyreel.routing.decision import Decision, Verdict
-from pennyreel.routing.facts import Facts, Rules
+from pennyreel.routing.facts import LEAST_S, USUAL_S, Facts, Policy, Rules
 from pennyreel.routing.machine import Option
 from pennyreel.routing.rules import read_rules
 from pennyreel.terms import Terms
@@ -20,10 +21,6 @@ from pennyreel.terms import Terms
 SLACK = 3.0
 """The server-side deadline is so many times what is expected, so that a hung job costs little."""
 
-EXPECT_S = 300.0
-"""Where nothing is known of a job's time."""
-
-LEAST_S = 60.0
 MOST_S = 6 * 3600.0
 GRAPHS = frozenset({"comfyui", "dev", "runpod"})
 """Backends on which the same ComfyUI graph fails in the same way."""
@@ -71,13 +68,20 @@ def options_of(
 
     """
     known = {one.key: one for one in facts}
+    prices = {c.key: c.price for c in decision.candidates}
     keys = [(key, True) for key in decision.order]
     if asking:
         keys += [(c.key, False) for c in decision.candidates if c.verdict is Verdict.CONSENT]
-    options = [_option(known[key], decision, consented=agreed) for key, agreed in keys]
-    priced = {
-        key: Priced(known[key].price.certainty.value, known[key].price.version) for key, _ in keys
-    }
+    options = [
+        _option(replace(known[key], price=prices[key]), decision, consented=agreed)
+        for key, agreed in keys
+    ]
+    quick = decision.policy == Policy.FASTEST.value
+    options = [
+        replace(option, retry_s=_retry_s(option, options[n + 1 :], quick=quick))
+        for n, option in enumerate(options)
+    ]
+    priced = {key: Priced(prices[key].certainty.value, prices[key].version) for key, _ in keys}
     return options, priced
 
 
@@ -109,18 +113,14 @@ def decision_in(kept: Sequence[Mapping[str, Any]]) -> Decision | None:
 
 def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
     able: Abilities = facts.abilities
-    seconds = facts.seconds
-    expected = EXPECT_S if seconds is None else seconds.likely
-    slowest = expected if seconds is None else max(expected, seconds.high)
-    reserve = facts.price.high
-    if reserve is None:  # the user agreed to a price that nobody knows: his limit is held for it
-        reserve = decision.limit_microusd or 0
+    deadline_s = _deadline_s(facts, decision)
+    expected = USUAL_S if facts.seconds is None else facts.seconds.likely
     return Option(
         backend=facts.backend,
         target=facts.target,
-        reserve_microusd=reserve,
+        reserve_microusd=_reserve(facts, decision, deadline_s),
         expect_s=expected,
-        deadline_s=min(MOST_S, max(LEAST_S, SLACK * slowest)),
+        deadline_s=deadline_s,
         queue_s=max(LEAST_S, expected),
         cancels=able.cancels,
         looks_up=able.looks_up,
@@ -128,6 +128,39 @@ def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
         consented=consented,
         engine="comfyui" if facts.backend in GRAPHS else facts.backend,
     )
+
+
+def _reserve(facts: Facts, decision: Decision, deadline_s: float) -> int:
+    """Return what is held for a job: what it costs if it hangs until the server ends it."""
+    most, limit = facts.price.high, decision.limit_microusd
+    if most is None:  # the user agreed to a price that nobody knows: his limit is held for it
+        return limit or 0
+    late = 0 if facts.meter is None else facts.meter.microusd(deadline_s)
+    return most if limit is not None and late > limit else max(most, late)
+
+
+def _retry_s(option: Option, later: Sequence[Option], *, quick: bool) -> float:
+    """Return how long it may ask to be left alone before the next is better.
+
+    A dearer one is never better than a wait, but where time counts most.
+    """
+    other = next((o for o in later if o.consented), None)
+    if other is None or not (quick or other.reserve_microusd <= option.reserve_microusd):
+        return option.retry_s
+    return min(option.retry_s, max(0.0, other.expect_s - option.expect_s))
+
+
+def _deadline_s(facts: Facts, decision: Decision) -> float:
+    """Return how long it may run: no longer than what may be spent pays for, if so billed."""
+    meter, most = facts.meter, facts.price.high
+    slowest = USUAL_S if facts.seconds is None else max(facts.seconds.likely, facts.seconds.high)
+    usual = min(MOST_S, max(LEAST_S, SLACK * slowest))
+    if meter is None or most is None:
+        return usual
+    if facts.seconds is None:  # the price is the bound's
+        return min(MOST_S, meter.seconds(most))
+    allowed = decision.limit_microusd
+    return usual if allowed is None else max(slowest, min(usual, meter.seconds(allowed)))
 
 
 def labels_of(terms: Terms, template: str | None) -> dict[str, str | None]:

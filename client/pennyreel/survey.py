@@ -25,7 +25,7 @@ from pennyreel.money import estimates
 from pennyreel.money.catalog import Catalog
 from pennyreel.money.estimates import Hint, Sample, Seconds
 from pennyreel.money.ledger import Ledger
-from pennyreel.money.pricing import clip_price, price
+from pennyreel.money.pricing import clip_price, metered, price
 from pennyreel.money.records import Labels
 from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.provision import stock
@@ -137,6 +137,7 @@ class Survey:
             backend=name,
             abilities=able,
             price=price(usage, self.catalog, seconds, warm=warm),
+            meter=metered(usage, self.catalog) if able.ends_late else None,
             target=backend.target,
             place=place,
             available=health.reachable,
@@ -197,7 +198,7 @@ class Survey:
     ) -> tuple[str, Fit, str]:
         """Return the GPU's name for estimates, how well it suits, and its name for a person."""
         if place is not Place.LOCAL or name != "comfyui":
-            gpu = self.settings.runpod_gpu or "" if name == "runpod" else ""
+            gpu = self._pool() if name == "runpod" else ""
             return gpu, Fit.UNKNOWN if place is Place.OWN else Fit.GOOD, gpu
         if own is None:  # it runs on any machine
             return "cpu", Fit.GOOD, ""
@@ -205,6 +206,11 @@ class Survey:
         best = max(own.gpus, key=lambda d: d.budget_bytes or 0, default=None)
         gpu = "cpu" if best is None else best.name
         return gpu, _FITS[judged.verdict], own.host.cpu if best is None else best.name
+
+    def _pool(self) -> str:
+        """Return the GPU pool of the RunPod endpoint: as the user says, else as RunPod does."""
+        pools = self.catalog.pools
+        return self.settings.runpod_gpu or pools.get(self.settings.runpod_endpoint or "", "")
 
     def _seconds(self, need: Need, gpu: str, usage: Usage) -> Seconds | None:
         """Return how long it runs there: learned, by the template's hint, or by the catalogue."""

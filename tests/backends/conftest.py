@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("backends.contract")
+pytest.register_assert_rewrite("backends.contract", "backends.suite")
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 from backends.rig import Rig, Scene
 from client.support import Reply, Request, Scripted
+from fakes.ports import dead_port
 from pennyreel.backends.base import Prompt, Work
 from pennyreel.config import Settings, load
 from pennyreel.need import Need
 from pennyreel.types import Handle
-from pennyreel_comfy.process import free_port
 from pennyreel_emulators.google import GoogleApis, GoogleConfig, Plan
 
 API_KEY = "AIzaSECRET_never_shown_0123456789"
@@ -53,7 +53,7 @@ class GoogleRig(Rig):
     def __init__(self, google: GoogleApis, other: Scripted, unpaid: Plan, **more: Any) -> None:
         self.google, self._other, self._unpaid = google, other, unpaid
         self.settings = settings(google.base_url, **more)
-        self.dead = settings(f"http://127.0.0.1:{free_port()}", **more)
+        self.dead = settings(f"http://127.0.0.1:{dead_port()}", **more)
 
     @property
     def content(self) -> bytes:  # type: ignore[override]

@@ -48,7 +48,7 @@ class Rig(ABC):
     settings: Settings
     """Open the backend against the server that runs."""
     dead: Settings
-    """The same with an address at which nothing listens (`free_port`)."""
+    """The same with an address at which nothing listens (`dead_port`)."""
     secrets: tuple[str, ...]
     """Every key that `settings` holds, as text."""
     content: bytes

@@ -16,6 +16,7 @@ from backends.contract import BackendContract, Told
 from backends.rig import Rig, Scene
 from client.support import Reply, Request, Scripted
 from fakes.comfyui import FakeComfy, Prompt, play
+from fakes.ports import dead_port
 from pennyreel.backends.base import Backend
 from pennyreel.backends.comfyui import ComfyBackend
 from pennyreel.config import Settings, load
@@ -23,7 +24,6 @@ from pennyreel.errors import SetupNeeded
 from pennyreel.need import Need
 from pennyreel.types import Handle
 from pennyreel_comfy import session
-from pennyreel_comfy.process import free_port
 from pennyreel_contract import Result
 
 AUTH = "Basic c2VjcmV0IG9mIG91cnM="
@@ -50,7 +50,7 @@ class ComfyRig(Rig):
         for part in (self._fake, self._door, self._other):
             self._stack.enter_context(part)  # type: ignore[arg-type]
         self.settings = load(comfyui_url=self._door.url, comfyui_auth=AUTH)
-        dead = f"http://127.0.0.1:{free_port()}"
+        dead = f"http://127.0.0.1:{dead_port()}"
         self.dead = load(comfyui_url=dead, comfyui_auth=AUTH)
         return self
 
@@ -168,7 +168,7 @@ class TestComfyUI(BackendContract):
 
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(session, "CANCEL_S", 0.5)
+        monkeypatch.setattr(session, "CANCEL_S", 1.5)
 
     def open(self, settings: Settings, target: str | None = None) -> Backend:
         one = ComfyBackend.open(settings, target)

@@ -48,7 +48,7 @@ def opened_quickly(settings: Settings, target: str | None = None) -> GeminiBacke
         settings.gemini_api_key,
         base_url=settings.gemini_base_url,
         poll_s=POLL_S,
-        confirm_s=0.5,
+        confirm_s=1.0,
     )
 
 

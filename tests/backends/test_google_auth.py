@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from backends.google_rig import POLL_S, prompt_work
 from client.support import Reply, Scripted
+from fakes.ports import dead_port
 from pennyreel.backends._google_auth import tokens
 from pennyreel.backends.veo import VeoFastBackend
 from pennyreel.config import Settings, load
 from pennyreel.errors import PennyreelError, SetupNeeded, Unavailable
-from pennyreel_comfy.process import free_port
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_emulators.google import GoogleApis, GoogleConfig, Plan
 
@@ -272,7 +272,7 @@ def test_a_token_server_that_is_not_there_means_that_nothing_was_sent(
     tmp_path: Path, google: GoogleApis
 ) -> None:
     file = login(tmp_path, google)
-    nowhere = f"http://127.0.0.1:{free_port()}/token"
+    nowhere = f"http://127.0.0.1:{dead_port()}/token"
     file.write_text(file.read_text().replace(google.token_url, nowhere))
     with pytest.raises(PennyreelError) as caught:
         tokens(settings(google, vertex_credentials=file))()

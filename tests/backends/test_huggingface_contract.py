@@ -13,13 +13,13 @@ from typing_extensions import Self
 from backends.contract import BackendContract
 from backends.rig import Rig, Scene
 from client.support import Request
+from fakes.ports import dead_port
 from pennyreel.backends import _hf_follow
 from pennyreel.backends.base import Prompt, Work
 from pennyreel.backends.huggingface import HuggingFaceBackend
 from pennyreel.config import Settings, load
 from pennyreel.need import Need
 from pennyreel.types import Handle
-from pennyreel_comfy.process import free_port
 from pennyreel_emulators.huggingface import (
     IMAGE,
     VIDEO,
@@ -75,7 +75,7 @@ class HuggingFaceRig(Rig):
     def __enter__(self) -> Self:
         self._stack.enter_context(self.hub)
         self.settings = self._settings(self.hub.url)
-        self.dead = self._settings(f"http://127.0.0.1:{free_port()}")
+        self.dead = self._settings(f"http://127.0.0.1:{dead_port()}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,7 +129,7 @@ class HuggingFaceContract(BackendContract):
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(_hf_follow, "POLL_S", (0.005, 0.02))
-        monkeypatch.setattr(_hf_follow, "CONFIRM_S", 0.5)
+        monkeypatch.setattr(_hf_follow, "CONFIRM_S", 1.0)
 
     @pytest.fixture
     def rig(self) -> Iterator[Rig]:

@@ -18,8 +18,10 @@ from typing_extensions import Self
 from backends.contract import BackendContract
 from backends.rig import Rig, Scene
 from client.support import KEY, Reply, Request, Scripted, Worker
+from fakes.ports import dead_port
 from fakes.waits import eventually
 from pennyreel import _s3
+from pennyreel.backends import _runpod_follow as following
 from pennyreel.backends import runpod as module
 from pennyreel.backends.base import Backend
 from pennyreel.backends.runpod import DevBackend, RunPodBackend
@@ -28,7 +30,6 @@ from pennyreel.devstack.s3 import LocalS3
 from pennyreel.errors import OutcomeUnknown, SetupNeeded
 from pennyreel.need import Need, Unit, Usage
 from pennyreel.types import Handle
-from pennyreel_comfy.process import free_port
 from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Code, ErrorInfo, Gpu, Progress, Result
 from pennyreel_emulators.runpod import (
@@ -67,7 +68,7 @@ class RunPodRig(Rig):
             self._stack.enter_context(part)  # type: ignore[arg-type]
         self._hand.start()
         self.settings = self._settings(self._door.url)
-        self.dead = self._settings(f"http://127.0.0.1:{free_port()}")
+        self.dead = self._settings(f"http://127.0.0.1:{dead_port()}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -231,8 +232,8 @@ class TestRunPod(BackendContract):
 
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(module, "POLL_S", (0.005, 0.02))
-        monkeypatch.setattr(module, "CONFIRM_S", 0.5)
+        monkeypatch.setattr(following, "POLL_S", (0.005, 0.02))
+        monkeypatch.setattr(module, "CONFIRM_S", 1.0)
 
     def open(self, settings: Settings, target: str | None = None) -> Backend:
         one = RunPodBackend.open(settings, target)

@@ -15,12 +15,12 @@ from backends.contract import BackendContract
 from backends.rig import Rig, Scene
 from backends.tiny import TinyBackend
 from client.support import Reply, Request, Scripted
+from fakes.ports import dead_port
 from pennyreel.backends import registry
 from pennyreel.backends.base import Backend, Prompt, Work
 from pennyreel.config import Settings, load
 from pennyreel.need import Need
 from pennyreel.types import Handle
-from pennyreel_comfy.process import free_port
 
 KEY = "tiny_SECRET_0123456789"
 CONTENT = b"a tiny picture that is not one " * 3
@@ -38,7 +38,7 @@ class TinyRig(Rig):
         self._other = stack.enter_context(Scripted(lambda _: Reply(body=CONTENT)))
         self.settings = load()
         self.dead = load(backend="dead")
-        self.url, self.nowhere = self._server.url, f"http://127.0.0.1:{free_port()}"
+        self.url, self.nowhere = self._server.url, f"http://127.0.0.1:{dead_port()}"
 
     def play(self, scene: Scene) -> None:
         self._scene = scene

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from client.commands import Cli, called
 from client.support import KEY, Script, Scripted, Worker
 from fakes.comfyui import FakeComfy
+from fakes.ports import dead_port
 from pennyreel.backends.runpod import RunPodBackend
 from pennyreel.config import Secret
-from pennyreel_comfy.process import free_port
 from pennyreel_emulators.runpod import EndpointConfig, Limits, PlatformConfig, RunPodPlatform
 
 OURS = ("PENNYREEL_", "RUNPOD_", "AWS_", "GOOGLE_", "GEMINI_", "REPLICATE_", "HF_", "CIVITAI_")
@@ -30,9 +32,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PENNYREEL_HOME", str(folder))
     monkeypatch.setenv("PENNYREEL_CONFIG", os.devnull)
     monkeypatch.setenv("PENNYREEL_OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("PENNYREEL_COMFYUI_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("PENNYREEL_COMFYUI_URL", f"http://127.0.0.1:{dead_port()}")
     monkeypatch.chdir(tmp_path)
     return folder
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """`cli("run", graph)`: a command in this process."""
+    return partial(called, capsys)
 
 
 @pytest.fixture

@@ -6,18 +6,18 @@ import base64
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 from typing_extensions import Self
 
+from fakes import waits
 from pennyreel_emulators.runpod import RunPodPlatform
 
-T = TypeVar("T")
+until = waits.until
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "seed": 5}},
@@ -32,15 +32,6 @@ SLEEPING = {
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "clip"}},
 }
 KEY = "rpa_SECRET_never_shown_0123456789"
-
-
-def until(condition: Callable[[], T], seconds: float = 15.0) -> T:
-    """Wait until the condition is truthy; return what it returned."""
-    limit = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < limit, "the condition did not come true in time"
-        time.sleep(0.005)
-    return value
 
 
 def artifact(name: str, content: bytes, **changes: Any) -> dict[str, Any]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from client.commands import Cli, called
 from fakes.waits import eventually
 from pennyreel import Client
 from pennyreel.cli._batchfile import STATE
@@ -27,33 +26,12 @@ PROGRAM = "import sys; from pennyreel.cli.app import run; sys.exit(run())"
 SIMULATED = ("--backend", "simulated")
 
 
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Ran]
-
-
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
     """`cli(text, *options)`: a batch of that file, on the simulated backend."""
     monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=0.02")
-
-    def call(text: str, *args: str) -> Ran:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-        capsys.readouterr()
-        code = run(["batch", "-", "--backend", "simulated", *args])
-        told = capsys.readouterr()
-        return Ran(code, told.out, told.err)
-
-    return call
+    head = ("batch", "-", "--backend", "simulated")
+    return lambda text, *args: called(capsys, *head, *args, stdin=text)
 
 
 def jobs() -> list[Any]:

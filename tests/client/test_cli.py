@@ -9,10 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from client.commands import Ran
 from client.support import (
     GRAPH,
     KEY,
@@ -26,35 +26,12 @@ from client.support import (
 )
 from fakes.comfyui import PNG, FakeComfy
 from pennyreel import Client, localcomfy
-from pennyreel.cli.app import COMMANDS, run
+from pennyreel.cli.app import COMMANDS
 from pennyreel.cli.exits import EXITS, exit_code
 from pennyreel_contract import Code, error
 from pennyreel_emulators.runpod import JobFinished, RunPodPlatform
 
 Servers = Callable[[Script], Scripted]
-
-
-class Ran:
-    """What a command printed and how it exited."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    def call(*args: object) -> Ran:
-        capsys.readouterr()
-        code = run([str(a) for a in args])
-        seen = capsys.readouterr()
-        assert KEY not in seen.out + seen.err
-        return Ran(code, seen.out, seen.err)
-
-    return call
 
 
 @pytest.fixture

@@ -44,6 +44,8 @@ def client(comfy: FakeComfy) -> Any:
 
 def test_a_workflow_s_files_are_saved_and_told(client: Client, comfy: FakeComfy, out: Path) -> None:
     events: list[Any] = []
+    backend: Any = client.backend("comfyui")
+    backend._session.poll_s = 60  # else a poll may tell of the end before the start is heard of
     result = client.run(GRAPH, on_event=events.append, seed=11)
     (saved,) = result.artifacts
     assert saved.path == out / "clip_00002_.png" or saved.path.parent == out

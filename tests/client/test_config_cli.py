@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keyring
 import keyring.backends.fail
 import keyring.backends.null
+import platformdirs
 import pytest
 from keyring.backend import KeyringBackend
 
+from client.commands import Cli, called
 from pennyreel import Client, SetupNeeded, config
-from pennyreel.cli.app import run
 
 KEY = "rpa_CANARY_key_0123456789"
 
@@ -46,15 +46,12 @@ class Store(KeyringBackend):
         del self.kept[service, username]
 
 
-Cli = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture(autouse=True)
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The config file; not there yet."""
     place = tmp_path / "conf" / "config.toml"
     monkeypatch.delenv("PENNYREEL_CONFIG")
-    monkeypatch.setattr(config.platformdirs, "user_config_dir", lambda *_, **__: str(place.parent))
+    monkeypatch.setattr(platformdirs, "user_config_dir", lambda *_, **__: str(place.parent))
     return place
 
 
@@ -67,17 +64,9 @@ def store() -> Any:
 
 
 @pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """`cli(*args, stdin=…)`: the exit code, stdout and stderr."""
-
-    def call(*args: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        code = run(["config", *args])
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return call
+    return partial(called, capsys, "config")
 
 
 def rows(cli: Cli) -> dict[str, dict[str, Any]]:

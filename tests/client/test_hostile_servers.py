@@ -12,6 +12,7 @@ import requests
 
 from client.support import GRAPH, Reply, Request, Scripted
 from pennyreel import _http
+from pennyreel._http import addresses, downloads
 from pennyreel.config import Secret
 from pennyreel.errors import BadRequest, Code, JobFailed, PennyreelError, error
 from pennyreel.saving import PartFile
@@ -92,16 +93,13 @@ def test_json_that_is_nested_without_end_is_no_json(server: Scripted) -> None:
         reply.json()
 
 
-def test_an_answer_without_end_is_given_up(
-    server: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_http, "MAX_ANSWER", 100_000)
+def test_an_answer_without_end_is_given_up(server: Scripted) -> None:
     server.script = lambda _: Reply(200, b"x" * 5_000_000)
     with (
         closing(_http.Api(server.url, Secret(KEY))) as api,
         pytest.raises(_http.TooLarge) as caught,
     ):
-        api.call("POST", "/", body=b"{}")
+        api.call("POST", "/", body=b"{}", most=100_000)
     assert isinstance(caught.value, requests.RequestException)
     assert not _http.never_sent(caught.value), "the job may run"
 
@@ -117,7 +115,7 @@ def test_a_file_does_not_grow_beyond_what_was_told(server: Scripted, tmp_path: P
 def test_a_file_of_unknown_size_has_an_end(
     server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_http, "MAX_FILE", 2_000_000)
+    monkeypatch.setattr(downloads, "MAX_FILE", 2_000_000)
     server.script = lambda _: Reply(200, b"x" * 5_000_000)
     with PartFile(tmp_path, "clip.mp4") as part, pytest.raises(JobFailed):
         _http.download(server.url, part, local=True, pause=lambda _: None)
@@ -141,7 +139,7 @@ def test_a_public_address_of_the_users_leads_into_no_private_network(
     inside = f"http://127.0.0.1:{port}/latest/meta-data"
     server.script = lambda _: Reply(307, b"", {"Location": inside})
     # The name stands for a public server: only how the address is written is looked at.
-    monkeypatch.setattr(_http, "is_loopback", lambda url: "127.0.0.1" in url)
+    monkeypatch.setattr(addresses, "is_loopback", lambda url: "127.0.0.1" in url)
     with PartFile(tmp_path, "in.png") as part, pytest.raises(BadRequest) as caught:
         _http.download(
             f"http://localhost:{port}/in.png", part, local=True, plain=True, pause=lambda _: None

@@ -7,6 +7,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,20 @@ import pytest
 import requests
 
 from client.support import Reply, Request, Script, Scripted
-from pennyreel import BadRequest, JobCancelled, JobFailed, JobTimeout, PennyreelError, _http
-from pennyreel._http import download, never_sent, shown
+from pennyreel import (
+    BadRequest,
+    JobCancelled,
+    JobFailed,
+    JobTimeout,
+    OutcomeUnknown,
+    PennyreelError,
+    Unavailable,
+)
+from pennyreel._http import Api, TooSlow, download, never_sent, shown, within
+from pennyreel._http.addresses import private
 from pennyreel.saving import PartFile
+from pennyreel_comfy import http as comfy_http
+from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.waiting import CancelToken, Deadline
 
 Servers = Callable[[Script], Scripted]
@@ -127,7 +141,7 @@ def test_public_addresses_are_asked(host: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["example.com", "abc.de", "fd00.example", "10.example"])
 def test_a_name_is_no_address(host: str) -> None:
-    assert not _http._private(host)
+    assert not private(host)
 
 
 def test_more_than_was_allowed_is_not_taken(scripted: Servers, tmp_path: Path) -> None:
@@ -141,43 +155,125 @@ def test_an_address_is_shown_without_what_is_secret_in_it() -> None:
     assert shown("https://user:pw@host/a/b?X-Amz-Signature=1#f") == "https://host/a/b"
 
 
+@dataclass
+class Dripping:
+    """A server whose answers never end and never pause for long; /whole is one that does."""
+
+    url: str
+
+
 @pytest.fixture
-def dripping() -> Iterator[str]:
-    """The address of a server whose answer never ends and never pauses for long."""
+def dripping() -> Iterator[Dripping]:
     ended = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
 
-        def serve() -> None:
-            opened, _ = server.accept()
-            with opened:
-                opened.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                try:
-                    while not ended.wait(0.02):
-                        opened.sendall(b"x")
-                except OSError:
-                    pass
+    def drip(opened: socket.socket) -> None:
+        with suppress(OSError):
+            while not ended.wait(0.02):
+                opened.sendall(b"x")
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}/x"
-        ended.set()
-        thread.join(10)
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _any(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200)
+            if self.path == "/whole":
+                self.send_header("Content-Length", "5")
+                self.end_headers()
+                self.wfile.write(b"whole")
+                return
+            self.close_connection = True
+            if self.path == "/headers":
+                self.flush_headers()
+            else:
+                self.end_headers()
+            drip(self.connection)
+
+        do_GET = do_POST = _any  # noqa: N815 - the library's names
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01))
+    thread.start()
+    yield Dripping(f"http://127.0.0.1:{server.server_address[1]}")
+    ended.set()
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
 
 
-def test_a_deadline_cuts_a_download_that_drips(dripping: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_answer_that_drips_is_cut_at_its_time(dripping: Dripping, begun: bool) -> None:
+    with closing(Api(dripping.url, None)) as api:
+        if begun:  # by a connection that was kept, too
+            assert api.call("GET", "/whole").text == "whole"
+        began = time.monotonic()
+        with pytest.raises(TooSlow) as caught:
+            api.call("POST", "/x", body=b"{}", timeout=0.4)
+    assert time.monotonic() - began < 5
+    assert not never_sent(caught.value), "the job may run"
+
+
+def test_a_look_is_cut_at_the_deadline_and_at_the_cancellation_of_its_job(
+    dripping: Dripping,
+) -> None:
+    cancel, began = CancelToken(), time.monotonic()
+    timer = threading.Timer(0.2, cancel.cancel)
+    with closing(Api(dripping.url, None)) as api:
+        with pytest.raises(TooSlow), within(Deadline(0.3)):
+            api.call("GET", "/x")
+        timer.start()
+        with pytest.raises(TooSlow), within(Deadline(None), cancel):
+            api.call("GET", "/x")
+        with pytest.raises(requests.RequestException) as late, within(Deadline(None), cancel):
+            api.call("POST", "/x", body=b"{}")
+    timer.join()
+    assert time.monotonic() - began < 5
+    assert never_sent(late.value), "it was too late before"
+
+
+def test_headers_that_drip_are_cut_too(dripping: Dripping) -> None:
+    began = time.monotonic()
+    with closing(Api(dripping.url, None)) as api, pytest.raises(TooSlow):
+        api.call("GET", "/headers", timeout=0.4)
+    assert time.monotonic() - began < 5
+
+
+def test_a_comfyui_whose_answer_drips_is_no_comfyui(dripping: Dripping) -> None:
+    began = time.monotonic()
+    with closing(ComfyHttp(dripping.url)) as comfy:
+        with pytest.raises(Unavailable):
+            comfy.queue(timeout=0.4)
+        with pytest.raises(OutcomeUnknown), within(Deadline(0.4)):
+            comfy.prompt({}, client_id="c", prompt_id="p")
+    assert time.monotonic() - began < 5
+
+
+def test_a_comfyui_whose_answer_has_no_end_is_given_up(
+    scripted: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comfy_http, "MAX_ANSWER", 100_000)
+    server = scripted(lambda _: Reply(body=b"[" + b"1," * 200_000 + b"1]"))
+    with closing(ComfyHttp(server.url)) as comfy, pytest.raises(Unavailable):
+        comfy.models()
+
+
+def test_a_deadline_cuts_a_download_that_drips(dripping: Dripping, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(JobTimeout):
-        get(dripping, tmp_path, deadline=Deadline(0.3))
+        get(f"{dripping.url}/x", tmp_path, deadline=Deadline(0.3))
     assert time.monotonic() - began < 5
     assert not list(tmp_path.iterdir())
 
 
-def test_a_cancel_cuts_a_download_that_drips(dripping: str, tmp_path: Path) -> None:
+def test_a_cancel_cuts_a_download_that_drips(dripping: Dripping, tmp_path: Path) -> None:
     cancel, began = CancelToken(), time.monotonic()
     timer = threading.Timer(0.2, cancel.cancel)
     timer.start()
     with pytest.raises(JobCancelled):
-        get(dripping, tmp_path, cancel=cancel)
+        get(f"{dripping.url}/x", tmp_path, cancel=cancel)
     timer.join()
     assert time.monotonic() - began < 5
 

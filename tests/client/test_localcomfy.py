@@ -15,9 +15,9 @@ import pytest
 from client.support import until
 from fakes import comfyui as fake_comfyui
 from fakes.comfyui import FakeComfy
+from fakes.ports import dead_port, port_for_later
 from pennyreel import SetupNeeded, localcomfy
 from pennyreel.cli.app import run
-from pennyreel_comfy.process import free_port
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="a POSIX stand-in for the installation")
 
@@ -46,12 +46,12 @@ def root(home: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def nowhere() -> str:
-    return f"http://127.0.0.1:{free_port()}"
+    return f"http://127.0.0.1:{dead_port()}"
 
 
 def test_it_starts_answers_outlives_the_call_and_stops(root: Path, nowhere: str) -> None:
     lines: list[str] = []
-    done = localcomfy.start(root, url=nowhere, port=free_port(), report=lines.append)
+    done = localcomfy.start(root, url=nowhere, port=port_for_later(), report=lines.append)
     assert localcomfy.answers(done.url)
     assert done.pid is not None
     assert not done.adopted
@@ -90,7 +90,7 @@ def test_one_that_dies_at_start_shows_its_log(home: Path, nowhere: str) -> None:
     root = home / "comfyui"
     install_fake(root, "raise SystemExit('no room for torch')")
     with pytest.raises(SetupNeeded) as caught:
-        localcomfy.start(root, url=nowhere, port=free_port())
+        localcomfy.start(root, url=nowhere, port=port_for_later())
     assert caught.value.code == "comfy_start_failed"
     assert "no room for torch" in "\n".join(caught.value.info.detail["log"])  # type: ignore[arg-type]
     assert "pennyreel comfyui logs" in caught.value.hint
@@ -105,7 +105,7 @@ def test_one_that_never_answers_is_ended(home: Path, nowhere: str) -> None:
         f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(600)",
     )
     with pytest.raises(SetupNeeded, match="did not answer"):
-        localcomfy.start(root, url=nowhere, port=free_port(), start_s=1.0)
+        localcomfy.start(root, url=nowhere, port=port_for_later(), start_s=1.0)
     pid = int(pid_file.read_text())
     until(lambda: localcomfy.process_started(pid) is None)
 
@@ -147,7 +147,7 @@ def test_the_commands_do_the_same(
 
     monkeypatch.setenv("PENNYREEL_COMFYUI_URL", nowhere)
     (root / ".pennyreel-comfyui").write_text("ours")
-    port = str(free_port())
+    port = str(port_for_later())
     code, printed = call("start", "--port", port, "--json")
     started = json.loads(printed)
     assert code == 0

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from client.commands import Cli, called
 from comfy.models.library import Library, safetensors, sha256
 from fakes.waits import eventually
-from pennyreel.cli.app import run
 from pennyreel_comfy.models import Entry, load
 from pennyreel_comfy.models.manifest import written
 
 DATA = safetensors(400_000)
 SHA = sha256(DATA)
-
-
-class Ran:
-    """What a command printed and how it exited."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -50,13 +34,8 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], root: Path) -> Cli:
-    def call(*args: object) -> Ran:
-        capsys.readouterr()
-        code = run(["models", *(str(a) for a in args), "--root", str(root)])
-        seen = capsys.readouterr()
-        return Ran(code, seen.out, seen.err)
-
-    return call
+    """`cli("list")`: a command of `pennyreel models`, on that folder."""
+    return lambda *args: called(capsys, "models", *args, "--root", root)
 
 
 @pytest.fixture
@@ -217,8 +196,9 @@ def test_prune_says_what_it_removes(cli: Cli, root: Path, mine: Entry, tmp_path:
 def test_without_an_installation_a_root_has_to_be_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(["models", "list"]) == 4
-    assert "--root" in capsys.readouterr().err
+    ran = called(capsys, "models", "list")
+    assert ran.code == 4
+    assert "--root" in ran.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -24,6 +24,7 @@ from pennyreel import (
     Started,
     Warned,
 )
+from pennyreel.backends import _runpod_follow as following
 from pennyreel.backends import runpod as module
 from pennyreel.backends.runpod import RunPodBackend
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -37,7 +38,7 @@ DONE = {"contract": 1, "attempt_id": "a" * 32, "artifacts": [artifact("x.png", b
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "POLL_S", (0.002, 0.01))
+    monkeypatch.setattr(following, "POLL_S", (0.002, 0.01))
 
 
 def statuses(*bodies: Any) -> Callable[[Request], Reply | None]:
@@ -287,7 +288,7 @@ def test_a_job_that_ends_while_its_deadline_cancels_it_counts(
 def test_a_cancel_wakes_the_wait_and_is_confirmed(
     scripted: Servers, runpod: Backends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "POLL_S", (30.0, 30.0))
+    monkeypatch.setattr(following, "POLL_S", (30.0, 30.0))
     cancel = CancelToken()
     server = scripted(statuses({"status": "IN_PROGRESS"}))
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from client.support import GRAPH, KEY, LOADING, Reply, Request, Script, Scripted
+from fakes.ports import dead_port
 from pennyreel import BadRequest, OutcomeUnknown, PennyreelError, SetupNeeded, Unavailable
 from pennyreel.backends.base import Work
 from pennyreel.backends.runpod import RunPodBackend
 from pennyreel.config import S3, Secret
 from pennyreel.sources import source
-from pennyreel_comfy.process import free_port
 
 Servers = Callable[[Script], Scripted]
 Backends = Callable[..., RunPodBackend]
@@ -73,7 +73,7 @@ def test_an_answer_that_does_not_come_or_says_nothing_is_an_unknown_outcome_and_
 def test_a_refused_connection_is_tried_again_and_then_nothing_was_accepted() -> None:
     pauses: list[float] = []
     backend = RunPodBackend(
-        "ep", Secret(KEY), base_url=f"http://127.0.0.1:{free_port()}/v2", pause=pauses.append
+        "ep", Secret(KEY), base_url=f"http://127.0.0.1:{dead_port()}/v2", pause=pauses.append
     )
     with pytest.raises(Unavailable, match="nothing was sent"):
         backend.submit(work())

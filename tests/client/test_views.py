@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fakes.comfyui import FakeComfy
 from pennyreel import (
     Artifact,
     ArtifactSaved,
@@ -19,6 +21,7 @@ from pennyreel import (
     Warned,
 )
 from pennyreel.cli import common
+from pennyreel.cli.app import run
 from pennyreel.cli.comfyui import install_reporter
 from pennyreel.types import event_json
 from pennyreel_comfy.install import Note, StageDone, StageProgress, StageStarted
@@ -97,3 +100,44 @@ def test_an_installation_is_told_either_way(
     assert "because no GPU was found" in seen.err
     assert "torch: done in 1.5 s" in seen.err
     assert "venv: was complete" in seen.err
+
+
+EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\u202egnp.exe\r"
+STEERING = set("\x1b\x07\x9b\x7f\u202e\r")
+
+
+def test_json_on_a_terminal_steers_nothing_and_says_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    common.echo_json({"told": EVIL, EVIL: ["\u00e9\u6f22"]})
+    out = capsys.readouterr().out
+    assert not set(out) & STEERING
+    assert json.loads(out) == {"told": EVIL, EVIL: ["\u00e9\u6f22"]}
+    assert "\u00e9\u6f22" in out, "what steers nothing is as it was"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_a_server_says_of_a_job_steers_no_terminal(
+    terminal: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    saved = Artifact(EVIL, "image", "image/png", 3, "0" * 64, Path("/x"))
+    with common.view(quiet=False, json_lines=False) as show:
+        for event in (Warned(EVIL), Progressed(1.0, EVIL, "1", EVIL), ArtifactSaved(saved)):
+            show(event)
+        before = capsys.readouterr()
+    told = before.err + capsys.readouterr().err
+    assert "gnp.exe" in told
+    assert not {"\x9b", "\u202e", "\x07"} & set(told), "rich's own are ESC [ alone"
+    assert "]0;owned" not in told.replace("\ufffd]0;owned", "")
+
+
+def test_a_server_cannot_steer_by_what_it_says_of_itself(
+    comfy: FakeComfy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comfy.version = f"1.0{EVIL}"
+    for command in (["backends"], ["doctor"], ["backends", "--json"]):
+        run(command)
+        seen = capsys.readouterr()
+        assert "gnp.exe" in seen.out + seen.err
+        assert not STEERING & set(seen.out + seen.err)

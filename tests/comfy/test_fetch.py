@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import select
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.support import Reply, Script, Scripted
-from pennyreel_comfy import fetch as module
 from pennyreel_comfy.fetch import fetch
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import BadRequest, JobCancelled, JobFailed, JobTimeout, PennyreelError
@@ -87,7 +86,7 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> list[str]:
             for a in ([host] if literal else addresses)
         ]
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", look)
+    monkeypatch.setattr(socket, "getaddrinfo", look)
     return asked
 
 
@@ -212,7 +211,7 @@ def test_no_url_makes_it_raise_anything_else(host: str, rest: str) -> None:
         raise OSError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.socket, "getaddrinfo", nowhere)
+        patch.setattr(socket, "getaddrinfo", nowhere)
         for url in (host, f"http://{host}/{rest}", f"https://[{host}]:{rest}"):
             with pytest.raises(PennyreelError):
                 fetch(url, Path("/nonexistent/x"), most=1, deadline=Deadline(5))
@@ -386,15 +385,19 @@ def test_a_length_that_is_no_number_raises_nothing_of_its_own(
 
 
 def drip(head: bytes) -> Speak:
-    """Send a byte now and then, for 4 s: no single read ever times out."""
+    """Send a byte now and then, until the other side has gone: no single read ever times out."""
 
     def speak(peer: socket.socket) -> None:
         peer.sendall(head)
-        for _ in range(80):
+        while not select.select([peer], [], [], 0.05)[0]:
             peer.sendall(b"x")
-            time.sleep(0.05)
 
     return speak
+
+
+def silence(peer: socket.socket) -> None:
+    """Say nothing until the other side has gone."""
+    peer.recv(1)
 
 
 SLOW = [
@@ -409,10 +412,8 @@ SLOW = [
 def test_a_deadline_ends_a_transfer_that_drips(
     head: bytes, raw: Callable[[Speak], str], tmp_path: Path
 ) -> None:
-    began = time.monotonic()
     with pytest.raises(JobTimeout):
         get(f"{raw(drip(head))}/x", tmp_path / "x", deadline=Deadline(0.5))
-    assert time.monotonic() - began < 3
     assert list(tmp_path.iterdir()) == []
 
 
@@ -423,10 +424,8 @@ def test_a_cancellation_ends_a_transfer_that_drips(
     token = CancelToken()
     timer = threading.Timer(0.5, token.cancel)
     timer.start()
-    began = time.monotonic()
     with pytest.raises(JobCancelled):
         get(f"{raw(drip(head))}/x", tmp_path / "x", cancel=token)
-    assert time.monotonic() - began < 3
     assert list(tmp_path.iterdir()) == []
     timer.join()
 
@@ -434,10 +433,8 @@ def test_a_cancellation_ends_a_transfer_that_drips(
 def test_a_silent_server_has_until_the_deadline(
     raw: Callable[[Speak], str], tmp_path: Path
 ) -> None:
-    began = time.monotonic()
     with pytest.raises(JobTimeout):
-        get(f"{raw(lambda _: time.sleep(3))}/x", tmp_path / "x", deadline=Deadline(0.5))
-    assert time.monotonic() - began < 2.5
+        get(f"{raw(silence)}/x", tmp_path / "x", deadline=Deadline(0.5))
 
 
 def test_a_deadline_that_has_passed_is_a_timeout(serve: Serve, tmp_path: Path) -> None:

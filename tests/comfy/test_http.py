@@ -16,8 +16,8 @@ import pytest
 
 from client.support import Reply, Script, Scripted
 from fakes.comfyui import PNG, FakeComfy
+from fakes.ports import dead_port
 from pennyreel_comfy.http import Accepted, ComfyHttp, Queue
-from pennyreel_comfy.process import free_port
 from pennyreel_comfy.rejections import execution_failure, node_findings, rejection
 from pennyreel_comfy.session import Session
 from pennyreel_contract import (
@@ -71,7 +71,7 @@ def test_the_websocket_has_the_servers_address() -> None:
 
 def test_a_password_in_the_address_is_in_no_error() -> None:
     with pytest.raises(PennyreelError) as caught:
-        ComfyHttp(f"http://me:{SECRET}@127.0.0.1:{free_port()}").queue()
+        ComfyHttp(f"http://me:{SECRET}@127.0.0.1:{dead_port()}").queue()
     assert SECRET not in str(caught.value)
 
 
@@ -124,7 +124,7 @@ def test_a_prompt_without_a_readable_answer_may_run(reply: Reply | None, serve: 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
 def test_a_server_that_was_never_reached_took_nothing(host: str) -> None:
     with pytest.raises(Unavailable):
-        post(ComfyHttp(f"http://{host}:{free_port()}"))
+        post(ComfyHttp(f"http://{host}:{dead_port()}"))
 
 
 # The rest of the calls.
@@ -181,7 +181,7 @@ def test_another_server_on_that_port_is_not_taken_for_comfyui(serve: Serve) -> N
 
 def test_nothing_answers_where_nothing_runs() -> None:
     with pytest.raises(Unavailable):
-        ComfyHttp(f"http://127.0.0.1:{free_port()}").system_stats()
+        ComfyHttp(f"http://127.0.0.1:{dead_port()}").system_stats()
 
 
 def test_a_cancel_route_is_probed_once() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import struct
 import threading
 import time
 from typing import Any
@@ -12,10 +14,11 @@ import pytest
 from aiohttp import web
 
 from fakes.comfyui import FakeComfy, Prompt, play
+from fakes.ports import dead_port, port_for_later
 from fakes.waits import eventually
+from pennyreel_comfy import eventsocket
 from pennyreel_comfy.events import Event
 from pennyreel_comfy.http import ComfyHttp
-from pennyreel_comfy.process import free_port
 from pennyreel_comfy.session import Run, Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
@@ -102,7 +105,7 @@ def test_late_events_of_a_former_job_do_not_touch_the_next() -> None:
         former.append(prompt)
         await play(fake, prompt)
 
-    with FakeComfy(script) as fake, session(fake) as comfy:
+    with FakeComfy(script) as fake, session(fake, poll_s=60) as comfy:
         for _ in range(3):
             heard: list[Event] = []
             run = comfy.submit(GRAPH, listener=heard.append)
@@ -127,7 +130,7 @@ def test_garbage_on_the_websocket_is_passed_over() -> None:
 
 
 def test_many_jobs_share_one_websocket_and_get_their_own_events() -> None:
-    with FakeComfy() as fake, session(fake) as comfy:
+    with FakeComfy() as fake, session(fake, poll_s=60) as comfy:
         results: dict[int, dict[str, Any]] = {}
 
         def one(n: int) -> None:
@@ -199,6 +202,7 @@ def test_a_queued_job_is_cancelled_and_the_running_one_goes_on(jobs_api: bool) -
 def test_the_deadline_of_a_job_stops_it_on_the_server() -> None:
     with FakeComfy() as fake, session(fake) as comfy:
         run = comfy.submit(SLOW)
+        eventually(lambda: fake.running is not None)  # else it is taken out of the queue
         with pytest.raises(JobTimeout):
             run.wait(Deadline(0.3))
         assert fake.interrupts
@@ -224,7 +228,7 @@ def test_a_job_that_somebody_takes_out_of_the_queue_ends_as_cancelled() -> None:
 
 
 def test_a_job_that_a_restart_forgot_is_an_error_and_not_a_wait() -> None:
-    port = free_port()
+    port = port_for_later()
 
     async def forever(_: FakeComfy, __: Prompt) -> None:
         await asyncio.Event().wait()
@@ -251,7 +255,7 @@ def test_a_server_that_stays_away_is_given_up_after_its_grace() -> None:
 
 
 def test_where_nobody_listens_the_error_says_what_to_start() -> None:
-    with Session(ComfyHttp(f"http://127.0.0.1:{free_port()}")) as comfy:
+    with Session(ComfyHttp(f"http://127.0.0.1:{dead_port()}")) as comfy:
         began = time.monotonic()
         with pytest.raises(Unavailable) as caught:
             comfy.submit(GRAPH)
@@ -377,7 +381,7 @@ def test_images_sent_after_a_reconnect_are_not_lost() -> None:
     async def script(fake: FakeComfy, prompt: Prompt) -> None:
         await fake.send(prompt, "execution_start")
         await fake.drop(prompt)
-        while prompt.client not in fake.sockets:
+        while not (comfy.generation and comfy.connected and prompt.client in fake.sockets):
             await asyncio.sleep(0.001)
         await play(fake, prompt)
 
@@ -386,3 +390,49 @@ def test_images_sent_after_a_reconnect_are_not_lost() -> None:
         outcome(run)
         assert len(run.images) == 1
         assert not run.images_lost
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_message_without_end_is_dropped_and_the_job_goes_on(
+    pieces: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(eventsocket, "MAX_MESSAGE", 100_000)
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "execution_start")
+        writer = fake.sockets[prompt.client]._writer
+        assert writer is not None
+        part = b"\0" * (300_000 // pieces)
+        for n in range(pieces):  # binary, then its continuation; the first bit: it is the last
+            last = 0x80 if n == pieces - 1 else 0
+            opened = writer.transport
+            assert opened is not None
+            head = struct.pack("!BBQ", last | (0 if n else 2), 127, len(part))
+            with contextlib.suppress(ConnectionError):
+                opened.write(head + part)
+        while fake.connections < 2:
+            await asyncio.sleep(0.001)
+        await play(fake, prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:
+        run = comfy.submit(BY_SOCKET)
+        outcome(run)
+        assert len(run.images) == 1, "what comes afterwards is heard"
+    assert "more than 0 MB" in caplog.text
+
+
+def test_a_message_just_below_the_limit_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eventsocket, "MAX_MESSAGE", 100_008)
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "executing", node="1")
+        for _ in range(3):
+            await fake.send_raw(prompt.client, b"\0\0\0\1\0\0\0\2" + b"p" * 100_000)
+        await fake.send(prompt, "execution_success")
+        fake.finish(prompt)
+
+    with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:
+        run = comfy.submit(BY_SOCKET)
+        outcome(run)
+        eventually(lambda: len(run.images) == 3)
+        assert fake.connections == 1

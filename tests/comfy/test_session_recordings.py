@@ -72,7 +72,7 @@ def test_a_recorded_run_ends_as_it_ended(path: Path) -> None:
 
     with (
         FakeComfy(player(recording)) as fake,
-        Session(ComfyHttp(fake.url), poll_s=5) as session,
+        Session(ComfyHttp(fake.url), poll_s=60) as session,
     ):
         fake.answer_prompt = _accept(fake)
         run = session.submit(recording["workflow"], listener=listen)

@@ -26,6 +26,8 @@ def tracked() -> Iterator[Path]:
     while places:
         for path in places.pop().iterdir():
             hidden = path.name.startswith(".") and path.name not in {".ci", ".github"}
+            if path.name == ".git":  # a folder, or a file in a linked worktree
+                continue
             if path.is_dir() and not hidden and path.name not in MADE:
                 places.append(path)
             elif path.is_file() and not path.name.startswith(".coverage"):

@@ -132,7 +132,7 @@ class Machine:
         """The real command line, with logging at DEBUG."""
         return [sys.executable, str(PROGRAM), *args]
 
-    def run(self, *args: str, timeout: float = 60, **env: str) -> Ran:
+    def run(self, *args: str, timeout: float = 120, **env: str) -> Ran:
         """Run one command to its end."""
         done = subprocess.run(
             self.command(*args),
@@ -167,7 +167,7 @@ def argv_watched(canaries: Canaries, *, but: Iterable[str] = ()) -> Iterator[dic
 
     def look() -> None:
         me = psutil.Process()
-        while not over.wait(0.02):
+        while not over.wait(0.1):  # what is planted lives longer; to look costs time, too
             for child in me.children(recursive=True):
                 try:
                     line = "\0".join(child.cmdline())

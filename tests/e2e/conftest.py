@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from e2e.canary_world import bucket, machine, servers, world
 from pennyreel import config
 from pennyreel.devstack import DevStack, Options
 from pennyreel_comfy.install import Installation
 from pennyreel_comfy.process import CHILD, ComfyProcess
 from pennyreel_comfy.waiting import Deadline
+
+__all__ = ["bucket", "machine", "servers", "world"]
 
 ROOT = Path(__file__).parents[2]
 TINY = "pennyreel_tiny_sd15.safetensors"

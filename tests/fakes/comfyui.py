@@ -95,6 +95,7 @@ class FakeComfy:
         self.interrupts: list[str | None] = []
         self.freed: list[dict[str, Any]] = []
         self.device = "cpu"
+        self.version = "0.0-fake"
         self.connections = 0
         self.answer_prompt: Callable[[dict[str, Any]], web.Response | None] = lambda _: None
         self.refuse_sockets = False
@@ -381,7 +382,7 @@ class FakeComfy:
         return web.FileResponse(path) if path.is_file() else web.Response(status=404)
 
     async def _stats(self, _: web.Request) -> web.Response:
-        system = {"comfyui_version": "0.0-fake", "pytorch_version": "none", "python_version": "3"}
+        system = {"comfyui_version": self.version, "pytorch_version": "none", "python_version": "3"}
         device = {"name": "fake", "type": self.device, "vram_total": 1 << 30}
         return web.json_response({"system": system, "devices": [device]})
 

@@ -5,15 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
+T = TypeVar("T")
 
-def eventually(check: Callable[[], bool], seconds: float = 15) -> None:
+LONG_S = 30.0
+"""No test waits for it; it ends one whose condition never comes true, on however busy a machine."""
+
+
+def until(condition: Callable[[], T], seconds: float = LONG_S) -> T:
+    """Wait until the condition is truthy; return what it returned."""
     limit = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < limit, "never became true"
-        time.sleep(0.02)
+    while not (value := condition()):
+        assert time.monotonic() < limit, "the condition did not come true in time"
+        time.sleep(0.01)
+    return value
+
+
+def eventually(check: Callable[[], bool], seconds: float = LONG_S) -> None:
+    """Wait until the check holds."""
+    until(check, seconds)
 
 
 def gone(process: psutil.Process) -> bool:

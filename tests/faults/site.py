@@ -27,6 +27,7 @@ import requests
 import urllib3
 from typing_extensions import Self
 
+from fakes.ports import port_for_later
 from fakes.waits import gone
 from faults import commands
 from faults.gateway import Gateway
@@ -81,7 +82,7 @@ class Site:
         self.switch = switch
         self._root = root
         self.s3 = Gateway(s3_url)
-        self.file_port = _free_port()
+        self.file_port = port_for_later()
         self.front = Gateway()
         self.lines: list[tuple[str, str]] = []
         self.jobs: dict[str, int] = {}
@@ -102,7 +103,7 @@ class Site:
             if self.plan.between:
                 stack.enter_context(self.front)
             self.how.write_text("good")
-            port = _free_port()
+            port = port_for_later()
             self.front.target = f"http://127.0.0.1:{port}"
             self.platform = RunPodPlatform(
                 self._config(port), on_log=lambda _e, w, line: self.lines.append((w, line))
@@ -431,8 +432,3 @@ class Site:
 
 def with_env(plan: Plan, **env: str) -> Plan:
     return replace(plan, env={**plan.env, **env})
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

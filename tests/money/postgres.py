@@ -16,9 +16,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from fakes.ports import port_for_later
 from fakes.waits import eventually
 from pennyreel_comfy.install import guard
-from pennyreel_comfy.process import free_port
 
 INSTALL = (
     "There is no Postgres on this machine, and the ledger has to be tested on one. On Debian: "
@@ -101,7 +101,7 @@ def _initdb(where: Path, folder: Path, user: str | None) -> None:
 @contextmanager
 def _server(where: Path, folder: Path, user: str | None) -> Iterator[int]:
     """Run it under the guard, which ends it when the tests end, however they do."""
-    port = free_port()
+    port = port_for_later()
     settings = [
         *("listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}"),
         *QUICK,

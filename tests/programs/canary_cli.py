@@ -48,7 +48,7 @@ def argv() -> None:
     """A key on a child's command line."""
 
     def spawn(key: str) -> None:
-        wait = "import time; time.sleep(0.7)"
+        wait = "import time; time.sleep(1.5)"
         subprocess.run([sys.executable, "-c", wait, f"--token={key}"], check=True)
 
     _before_call(spawn)

@@ -44,18 +44,24 @@ class Books:
     cancel: bool = False
     outcome: Outcome | None = None
     ends: int = 0
+    returns: int = 0
+    """To what was set aside."""
 
     @property
     def counted(self) -> int:
         return sum(self.costs.values())
 
     def reserve(self, n: int, option: Option) -> None:
-        assert n not in self.attempts, "each option has one attempt"
-        keys = [self.options[k].key for k in self.attempts]
+        before = self.attempts.get(n)
+        again = before is None or before.stage is Stage.REFUSED
+        assert again, "each option has one attempt, but for what was refused and set aside"
+        keys = [self.options[k].key for k in self.attempts if k != n]
         assert option.key not in keys, "each backend is tried once"
         assert self.outcome is None
         if self.counted + option.reserve_microusd > self.limit:
             raise OverLimit
+        self.returns += self.attempts.pop(n, None) is not None
+        self.settled.discard(n)
         self.attempts[n] = AttemptRecord(n, Stage.RESERVED)
         self.costs[n] = option.reserve_microusd
 

@@ -85,6 +85,16 @@ def _resent_after_a_crash(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sending, "find_out", find_out)
 
 
+def _aside(*, back: bool) -> Mutation:
+    def set_aside(t: Any, attempt: Any, event: Any) -> None:
+        t.settle(attempt, Stage.REFUSED, 0, event.trouble)
+        until = event.at if back else None
+        t.put(attempt, stage=Stage.SKIPPED, awaits="", trouble=event.trouble, until=until)
+        moves.go_on(t, event.at)
+
+    return lambda patch: patch.setattr(sending, "_set_aside", set_aside)
+
+
 def _late_success_ignored(patch: pytest.MonkeyPatch) -> None:
     original = following.succeeded
 
@@ -151,6 +161,8 @@ MUTATIONS: dict[str, Mutation] = {
     "a job that hangs runs on": _rule("runs_too_long", _never),
     "a stopped attempt costs nothing": _rule("owed", lambda *_: 0),
     "Retry-After is not heard": _rule("pause_s", lambda _r, _t, jitter, _a=None: jitter),
+    "what was set aside is not come back to": _aside(back=False),
+    "what was set aside is asked again at once": _aside(back=True),
     "a submit is not written down": _unrecorded,
     "a submit is written down afterwards": _sent_before_written,
     "an unknown attempt costs nothing": _settled(

@@ -46,6 +46,7 @@ class Tally:
     lies: int = 0
     late: int = 0
     asked: int = 0
+    returns: int = 0
     had_to_succeed: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
 
@@ -59,6 +60,7 @@ class Tally:
         self.lies += sum(r.lied for r in world.remotes)
         self.late += world.late
         self.asked += world.asked
+        self.returns += world.books.returns
         self.had_to_succeed += world.must_succeed()
         name = world.books.outcome.value if world.books.outcome else "none"
         self.outcomes[name] = self.outcomes.get(name, 0) + 1
@@ -68,7 +70,8 @@ class Tally:
         return (
             f"{self.histories} histories: {self.moved} jobs moved ({self.moves} moves), "
             f"{self.crashes} crashes, {self.lies} lies, {self.late} late successes, "
-            f"{self.asked} questions; {ends}; {self.had_to_succeed} had to succeed and did"
+            f"{self.asked} questions, {self.returns} returns; {ends}; "
+            f"{self.had_to_succeed} had to succeed and did"
         )
 
 
@@ -215,9 +218,9 @@ class World:
         word.said = "maybe"
         temper = remote.temper
         if remote.accepted_at is None and remote.happens(temper.refuses):
-            trouble = self.random.choice([BUSY, DOWN, DOWN, BAD])
+            trouble = self.random.choice([BUSY, BUSY, DOWN, DOWN, BAD])
             if trouble is BUSY:
-                trouble = replace(BUSY, retry_after_s=self.random.choice([1.0, 20.0, 900.0]))
+                trouble = replace(BUSY, retry_after_s=self.random.choice([1.0, 20.0, 20.0, 900.0]))
             if remote.happens(temper.lies):
                 remote.lied = True
                 remote.accept(self.now)
@@ -579,6 +582,7 @@ def _option(r: Random, n: int) -> Option:
         deadline_s=90.0,
         queue_s=r.choice([15.0, 40.0]),
         patience_s=r.choice([100.0, 600.0]),
+        retry_s=r.choice([0.0, 10.0, 60.0]),
         cancels=r.random() < 0.7,
         looks_up=r.random() < 0.5,
         replays=r.random() < 0.3,

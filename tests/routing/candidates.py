@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from hypothesis import strategies as st
 
 from pennyreel.money.catalog import Certainty
 from pennyreel.money.estimates import Seconds
-from pennyreel.money.pricing import Price
+from pennyreel.money.pricing import Meter, Price
 from pennyreel.need import Abilities, Need, Span
 from pennyreel.routing.decision import Decision
 from pennyreel.routing.facts import Facts, Fit, Left, Place, Policy, Rules, Spent
@@ -106,6 +107,7 @@ def one_facts(draw: st.DrawFn) -> Facts:
         why=draw(st.sampled_from(["", "no key"])),
         fix=draw(st.sampled_from(["", "Set THE_KEY"])),
         seconds=draw(times),
+        meter=draw(st.sampled_from([None, Meter(Fraction(190), 130.0), Meter(Fraction(1))])),
         fit=draw(st.sampled_from(list(Fit))),
         breaker_until=draw(st.sampled_from([None, None, NOW - 5, NOW + 5])),
         budgets=tuple(draw(st.lists(lefts, max_size=1))),

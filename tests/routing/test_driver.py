@@ -7,10 +7,11 @@ import threading
 import pytest
 
 from pennyreel.errors import Code, JobFailed, OutcomeUnknown, Unavailable
+from pennyreel.routing.driver import Left
 from pennyreel.routing.failures import failure
-from pennyreel.routing.machine import Option, Outcome, Stage
+from pennyreel.routing.machine import Option, Outcome, Rules, Stage
 from pennyreel.types import Started
-from routing.support import Books, Cell, Scene, ScriptedBackend, fails
+from routing.support import QUICK, Books, Cell, Scene, ScriptedBackend, fails
 
 A = Option("a", reserve_microusd=1000, cancels=True, looks_up=True)
 B = Option("b", reserve_microusd=2000, cancels=True, engine="other")
@@ -225,3 +226,39 @@ def test_a_job_goes_on_in_another_process(stage: Stage) -> None:
     again = Scene(a, books=books).driver.run()
     assert again.resumed
     assert again.outcome is Outcome.DONE
+
+
+def test_a_job_that_is_left_stays_open_and_is_gone_on_with() -> None:
+    a = ScriptedBackend("a")
+    books = Books(A, rules=Rules(base_s=3600, most_s=3600))
+    scene = Scene(a, books=books)
+
+    def lost(one: ScriptedBackend) -> None:
+        scene.driver.leave()
+        fails(Code.UNKNOWN_OUTCOME)(one)
+
+    a.submits = [lost]
+    with pytest.raises(Left):
+        scene.driver.run()
+    assert a.log == ["submit"], "the look that was hours away is not waited for"
+    assert (books.strict.outcome, books.strict.costs) == (None, {0: 1000})
+    assert books.record("job").attempts[0].stage is Stage.SENDING
+
+    books.strict.rules = QUICK
+    ended = Scene(a, books=books).driver.run()
+    assert ended.outcome is Outcome.DONE
+    assert a.log == ["submit", "lookup", "follow"]
+
+
+def test_what_is_under_way_is_waited_for_unless_nothing_is() -> None:
+    a = ScriptedBackend("a", hangs=True)
+    scene = Scene(a, books=Books(A))
+    a.follows = [lambda _: scene.driver.leave()]
+    later = threading.Timer(0.2, lambda: scene.driver.leave(at_once=True))
+    later.start()
+    with pytest.raises(Left):
+        scene.driver.run()
+    assert not later.is_alive()
+    assert scene.books.record("job").attempts[0].stage is Stage.ACCEPTED
+    scene.driver._followers[0].stop()
+    scene.driver._followers[0].thread.join(5)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 import pytest
 
 from pennyreel.errors import BadRequest, Code, SetupNeeded, Unavailable
+from pennyreel.money.catalog import Certainty
+from pennyreel.money.pricing import Meter
 from pennyreel.need import Need
 from pennyreel.routing.decision import Decision, Outcome, Verdict
 from pennyreel.routing.facts import Facts, Fit, Left, Place, Policy, Rules, Spent, fit_of
@@ -213,6 +216,49 @@ def test_an_unknown_price_needs_a_yes_under_any_limit_and_is_never_nothing() -> 
     assert allowed.outcome is Outcome.GO
     assert allowed.notes == ("what runpod:ep costs is not known",)
     assert chosen(runpod(None), job_limit=None, day_limit=None).outcome is Outcome.GO
+
+
+METER = Meter(Fraction(190), besides_s=130.0)
+"""$0.684 an hour, with a cold start of two minutes."""
+
+
+def test_where_the_backend_ends_what_is_late_a_max_cost_bounds_an_unknown_price() -> None:
+    stranger = runpod(None, seconds=None, meter=METER)
+    found = chosen(stranger, max_cost=100_000)
+    assert found.order == ("runpod:ep",)
+    price = found.candidates[0].price
+    assert (price.low, price.likely, price.high) == (24_700, 100_000, 100_000)
+    assert price.certainty is Certainty.ESTIMATED
+    assert "stopped after 396 s" in price.formula  # 100000 / 190 - 130
+    assert found.notes == ()
+
+
+def test_a_max_cost_that_pays_for_little_more_than_a_start_bounds_nothing() -> None:
+    stranger = runpod(None, seconds=None, meter=METER)
+    most = 190 * (130 + 60)
+    assert chosen(stranger, max_cost=most).outcome is Outcome.GO
+    for short in (chosen(stranger, max_cost=most - 1),
+                  chosen(stranger, max_cost=most, spent=Spent(job=1))):  # fmt: skip
+        assert short.outcome is Outcome.CONSENT_REQUIRED
+        assert short.candidates[0].verdict is Verdict.TOO_DEAR
+        assert short.candidates[0].consents[0].flag == "--max-cost 0.082"
+
+
+def test_without_a_max_cost_an_unknown_time_is_bounded_by_the_usual_one() -> None:
+    stranger = runpod(None, seconds=None, meter=METER)
+    found = chosen(stranger)
+    (consent,) = found.candidates[0].consents
+    assert (consent.what, consent.flag) == ("cost", "--max-cost 0.082")
+    assert "stopped after 300 s" in found.candidates[0].price.formula
+    assert chosen(stranger, max_cost=82_000).outcome is Outcome.GO
+    late = chosen(stranger, max_cost=82_000, spent=Spent(day=1_950_000))
+    assert (late.outcome, late.candidates[0].price.high) == (Outcome.GO, 50_000)
+    later = chosen(stranger, max_cost=82_000, spent=Spent(day=1_970_000))
+    assert later.candidates[0].consents[0].flag == "--day-limit 2.052"
+    cheap = chosen(runpod(None, seconds=None, meter=Meter(Fraction(100), 130.0)))
+    assert (cheap.outcome, cheap.candidates[0].price.high) == (Outcome.GO, 43_000)
+    known = chosen(runpod(None, seconds=None, meter=METER), allow_unknown_price=True)
+    assert not known.candidates[0].price.known
 
 
 def test_what_costs_nothing_passes_a_limit_of_nothing() -> None:

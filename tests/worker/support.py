@@ -8,7 +8,6 @@ import dataclasses
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +18,7 @@ import boto3
 import requests
 from botocore.config import Config
 
+from fakes import waits
 from pennyreel_contract import ErrorInfo, Result, new_attempt_id, parse_progress, parse_result
 from pennyreel_worker.app import Worker
 from pennyreel_worker.comfy import Comfy
@@ -26,6 +26,8 @@ from pennyreel_worker.handler import handle
 from pennyreel_worker.settings import Settings
 
 T = TypeVar("T")
+
+until = waits.until
 
 FAKE = Path(__file__).parents[1] / "fakes" / "comfyui.py"
 COMMAND = json.dumps([sys.executable, str(FAKE)])
@@ -42,16 +44,7 @@ def request(graph: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     return body if "template" in more else {**body, "workflow": graph or SAVE}
 
 
-def until(condition: Callable[[], T], seconds: float = 10.0) -> T:
-    """Wait until the condition is truthy; returns what it returned."""
-    limit = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < limit, "the condition did not come true in time"
-        time.sleep(0.01)
-    return value
-
-
-async def becomes(condition: Callable[[], T], seconds: float = 10.0) -> T:
+async def becomes(condition: Callable[[], T], seconds: float = waits.LONG_S) -> T:
     return await asyncio.to_thread(until, condition, seconds)
 
 

@@ -246,7 +246,7 @@ def test_a_killed_worker_takes_comfyui_and_its_pings_with_it(
     until(lambda: len(worker.processes()) >= 3)
     os.kill(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
-    until(lambda: worker.processes() == [], 5)
+    until(lambda: worker.processes() == [])
 
 
 def test_a_stop_while_idle_ends_with_0_and_leaves_nothing(
@@ -256,7 +256,7 @@ def test_a_stop_while_idle_ends_with_0_and_leaves_nothing(
     assert client.ended(client.run(request()))["status"] == "COMPLETED"
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(20) == 0, worker.log.read_text()
-    assert until(lambda: worker.processes() == [], 5)
+    assert until(lambda: worker.processes() == [])
     assert list(worker.work.iterdir()) == []
 
 
@@ -265,5 +265,5 @@ def test_a_stop_while_comfyui_still_starts_leaves_nothing(start: Callable[..., B
     until(lambda: len(worker.processes()) >= 2, 20)
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(20) == 0, worker.log.read_text()
-    assert until(lambda: worker.processes() == [], 5)
+    assert until(lambda: worker.processes() == [])
     assert list(worker.work.iterdir()) == []

@@ -404,18 +404,19 @@ def test_a_signal_that_came_before_the_loop_ends_it(monkeypatch: pytest.MonkeyPa
 def test_the_last_of_two_answers_asks_for_a_new_worker_though_the_other_is_still_being_posted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    both = asyncio.Event()
+    both, verdicts = asyncio.Event(), [503, 503]
 
     async def handler(given: dict[str, Any]) -> dict[str, Any]:
         if given["id"] == "a":
             await both.wait()
             return await echo(given)
         both.set()
-        await asyncio.sleep(0.05)  # its post is refused meanwhile
+        while verdicts:  # the other one's post is refused meanwhile
+            await asyncio.sleep(0.01)
         return {"error": "broken", "refresh_worker": True}
 
     async def tell(platform: Platform, scaler: Scaler) -> None:
-        platform.verdicts = [503, 503]
+        platform.verdicts = verdicts
         await platform.give(job("a"))
         while not scaler.jobs_tasks:
             await asyncio.sleep(0.01)

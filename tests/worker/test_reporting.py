@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import threading
+import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -21,12 +23,17 @@ class Posts:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.bodies: list[dict[str, Any]] = []
+        self.begun: list[float] = []
         self.active = 0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
 
     async def __call__(self, body: dict[str, Any]) -> None:
         self.active += 1
         assert self.active == 1, "two posts at once could overtake each other"
+        self.begun.append(time.monotonic())
         await asyncio.sleep(self.seconds)
+        await self.go_on.wait()
         self.active -= 1
         self.bodies.append(body)
 
@@ -41,7 +48,8 @@ def test_the_newest_wins_and_nothing_falls() -> None:
         for percent in (1, 50, 20, 70, 30):
             reporter.stage("executing", percent)
             await asyncio.sleep(0.015)
-        await asyncio.sleep(0.1)
+        while posts.percents()[-1:] != [70]:
+            await asyncio.sleep(0.01)
         await reporter.close()
         return posts.percents()
 
@@ -53,32 +61,39 @@ def test_the_newest_wins_and_nothing_falls() -> None:
 
 def test_close_waits_for_the_post_under_way_and_lets_none_follow() -> None:
     async def story() -> None:
-        posts = Posts(0.2)
+        posts = Posts()
+        posts.go_on.clear()
         reporter = Reporter(posts, interval_s=0.0)
         reporter.stage("executing", 1)
-        await asyncio.sleep(0.05)
-        assert posts.active == 1
+        while not posts.active:
+            await asyncio.sleep(0.01)
         reporter.stage("executing", 2)
-        await reporter.close()
+        closing = asyncio.ensure_future(reporter.close())
+        await asyncio.sleep(0.05)  # time for what should not come
+        assert not closing.done()
+        posts.go_on.set()
+        await closing
         assert posts.percents() == [1]
         reporter.stage("executing", 3)
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the same
         assert posts.percents() == [1]
 
     play(story())
 
 
 def test_updates_are_no_more_frequent_than_the_interval() -> None:
-    async def story() -> int:
-        posts = Posts()
+    async def story() -> list[float]:
+        posts, percent = Posts(), 0.0
         reporter = Reporter(posts, interval_s=0.1)
-        for percent in range(50):
+        while len(posts.bodies) < 5:
             reporter.stage("executing", percent)
+            percent += 0.01
             await asyncio.sleep(0.01)
         await reporter.close()
-        return len(posts.bodies)
+        return posts.begun
 
-    assert 3 <= play(story()) <= 8
+    begun = play(story())
+    assert min(after - before for before, after in pairwise(begun)) > 0.09
 
 
 @pytest.mark.parametrize("interval_s", [0.0, 0.03])
@@ -140,7 +155,8 @@ def test_a_thumbnail_is_not_lost_to_a_newer_update_without_one() -> None:
         reporter = Reporter(posts, interval_s=0.0)
         reporter.offer(Progress(percent=1, stage="executing", preview="data:image/png;base64,AA=="))
         reporter.offer(Progress(percent=2, stage="executing"))
-        await asyncio.sleep(0.02)
+        while not posts.bodies:
+            await asyncio.sleep(0.01)
         await reporter.close()
         found = [parse_progress(body) for body in posts.bodies]
         return [p.preview for p in found if p is not None]
@@ -149,13 +165,17 @@ def test_a_thumbnail_is_not_lost_to_a_newer_update_without_one() -> None:
 
 
 def test_a_post_that_fails_does_not_fail_the_job() -> None:
-    async def refuse(_: dict[str, Any]) -> None:
+    refused: list[dict[str, Any]] = []
+
+    async def refuse(body: dict[str, Any]) -> None:
+        refused.append(body)
         raise OSError("no")
 
     async def story() -> None:
         reporter = Reporter(refuse, interval_s=0.0)
         reporter.stage("executing", 1)
-        await asyncio.sleep(0.02)
+        while not refused:
+            await asyncio.sleep(0.01)
         await reporter.close()
 
     play(story())

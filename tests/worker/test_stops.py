@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,23 +30,21 @@ from worker.support import (
     until,
 )
 
-SLEEP = {"1": node("FakeSleep", seconds=20), "9": node("SaveImage", filename_prefix="x")}
+SLEEP = {"1": node("FakeSleep", seconds=600), "9": node("SaveImage", filename_prefix="x")}
 
 
-async def cancelled(task: asyncio.Task[object], within_s: float = 5.0) -> float:
-    """Cancel as the SDK does; returns how long it took."""
-    began = time.monotonic()
+async def cancelled(task: asyncio.Task[object], within_s: float = 15.0) -> None:
+    """Cancel as the SDK does; what was cancelled would take much longer."""
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, within_s)
-    return time.monotonic() - began
 
 
 def test_a_running_job_is_interrupted_by_its_own_id(bench: Bench) -> None:
     async def story() -> None:
         task = asyncio.create_task(bench.job(request(SLEEP)))
         running = await becomes(lambda: bench.fake()["running"])
-        assert await cancelled(task) < 2
+        await cancelled(task)
         assert running in bench.fake()["interrupts"]
 
     play(story())
@@ -97,7 +94,7 @@ def test_a_job_that_waits_for_comfyui_can_be_cancelled() -> None:
         async def story() -> None:
             task = asyncio.create_task(bench.job(request()))
             await becomes(lambda: bench.comfy.process.tail())
-            assert await cancelled(task) < 2
+            await cancelled(task)
 
         play(story())
         assert bench.left() == []
@@ -169,7 +166,7 @@ def test_a_delivery_can_be_cancelled(
     async def story() -> None:
         task = asyncio.create_task(bench.job(request(BIG)))
         await becomes(slow_s3.uploading.is_set)
-        assert await cancelled(task) < 4
+        await cancelled(task)
         slow_s3.close()
 
     play(story())
@@ -258,7 +255,8 @@ def test_a_comfyui_that_lives_and_does_not_answer_is_replaced() -> None:
         assert session is not None
 
         async def story() -> dict[str, object]:
-            task = asyncio.create_task(bench.job(request(SLEEP)))
+            graph = {"1": node("FakeSleep", seconds=5), "9": SLEEP["9"]}
+            task = asyncio.create_task(bench.job(request(graph)))
             await becomes(lambda: bench.fake()["running"])
             session.http.base_url = f"http://127.0.0.1:{closed.getsockname()[1]}"
             return await task

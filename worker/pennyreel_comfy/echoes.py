@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -21,6 +22,9 @@ SHORTEST = 8
 
 PHRASE = 20
 """A text of so many characters with blanks among them is a prompt."""
+
+PROMPT = "[prompt]"
+"""Stands where a prompt was quoted."""
 
 _KEYS = ("Authorization", "Proxy-Authorization", "x-goog-api-key", "Cookie")
 
@@ -42,6 +46,28 @@ def hide_in(text: str, headers: dict[str, str]) -> str:
     for key in sorted(_of_headers(headers), key=len, reverse=True):
         text = text.replace(key, HIDDEN.decode())
     return text
+
+
+def unquoted(text: str, phrases: Iterable[str], mark: str = PROMPT) -> str:
+    """Return a text without what it quotes of these phrases, whole or `PHRASE` characters of them.
+
+    In any case of letters and any spelling that is known; a phrase of one or two characters is
+    none.
+    """
+    forms = {
+        f.decode().casefold() for p in phrases if len(p.strip()) > 2 for f in _forms(p.strip())
+    }
+    low = text.casefold()
+    if len(low) != len(text):  # some letters become two: then that spelling is kept
+        text = low
+    quoted = [False] * len(text)
+    pieces = {f[n : n + PHRASE] for f in forms for n in range(max(1, len(f) - PHRASE + 1))}
+    for size in {len(piece) for piece in pieces}:
+        for n in range(len(low) - size + 1):
+            if low[n : n + size] in pieces:
+                quoted[n : n + size] = [True] * size
+    parts = groupby(zip(text, quoted, strict=True), key=lambda one: one[1])
+    return "".join(mark if hit else "".join(c for c, _ in run) for hit, run in parts)
 
 
 def _keys(request: requests.PreparedRequest) -> Iterator[str]:
@@ -78,7 +104,12 @@ def _words(request: requests.PreparedRequest) -> Iterator[str]:
         told = json.loads(text)
     except (ValueError, RecursionError):
         return
-    yield from (one for one in _texts(told) if _private(one))
+    yield from private_texts(told)
+
+
+def private_texts(body: Any) -> Iterator[str]:
+    """Yield the texts in JSON that are prompts or signed addresses, by their looks."""
+    yield from (one for one in _texts(body) if _private(one))
 
 
 def _texts(body: Any) -> Iterator[str]:

@@ -27,10 +27,39 @@ RENEW_S = 0.01
 PROVE_S = 1.0
 """How long a ping's answer is waited for where somebody waits for it."""
 
+MAX_MESSAGE = 256 << 20
+"""Bytes taken of a message. Previews have some 100 kB, an image of SaveImageWebsocket is a PNG of a
+few MB, and of 8192 x 8192 pixels that are all noise 200 MB."""
+
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 
 # As the client's first message, it makes previews carry their prompt and node ids.
 _HELLO = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+
+
+class _TooLong(websocket.WebSocketException):
+    """A message with more bytes than are taken."""
+
+
+class _Frames(websocket.frame_buffer):
+    """Refuses a message by its announced length, before its bytes fill the memory."""
+
+    def __init__(self, receive: Callable[[int], bytes]) -> None:
+        super().__init__(receive, skip_utf8_validation=False)
+        self._before = 0
+
+    def recv_length(self) -> None:
+        """Read a frame's length; a message may come in many frames."""
+        super().recv_length()
+        if self._before + (self.length or 0) > MAX_MESSAGE:
+            raise _TooLong(f"a message of more than {MAX_MESSAGE >> 20} MB")
+
+    def recv_frame(self) -> Any:
+        """Read a frame."""
+        frame: Any = super().recv_frame()
+        if frame.opcode < websocket.ABNF.OPCODE_CLOSE:  # control frames come in between
+            self._before = 0 if frame.fin else self._before + len(frame.data)
+        return frame
 
 
 class EventSocket:
@@ -120,14 +149,21 @@ class EventSocket:
                 self._attempted.set()
                 self._closing.wait(pause)
                 continue
-            failures = 0
             if connected_before:
-                self._on_reconnect()
+                self._on_reconnect()  # first: who finds it open has to find that it was not
             connected_before = True
-            self._read()
+            self._open.set()
+            self._attempted.set()
+            if self._read():
+                failures = 0
+                continue
+            # It may say the same again as soon as it is connected.
+            self._closing.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            failures += 1
 
     def _connect(self) -> None:
         fresh: Any = websocket.WebSocket(enable_multithread=True)
+        fresh.frame_buffer = _Frames(fresh._recv)  # noqa: SLF001 - it has no option for it
         # No Origin: ComfyUI answers 403 when it differs from a loopback Host.
         fresh.connect(
             self._url,
@@ -143,13 +179,12 @@ class EventSocket:
             self._socket = fresh
         if self._closing.is_set():
             _cut(fresh)
-        self._open.set()
-        self._attempted.set()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read until the connection ends; False: a message was too long, and is lost."""
         current = self._socket
         if current is None:
-            return
+            return True
         pinged = 0.0
         try:
             while not self._closing.is_set():
@@ -157,7 +192,7 @@ class EventSocket:
                     opcode, data = current.recv_data(control_frame=True)
                 except websocket.WebSocketTimeoutException:
                     if pinged:
-                        return  # the ping had no answer either
+                        return True  # the ping had no answer either
                     pinged = time.monotonic()
                     current.ping()
                     continue
@@ -165,7 +200,7 @@ class EventSocket:
                 if opcode == websocket.ABNF.OPCODE_PONG:
                     self._heard.set()
                 if opcode == websocket.ABNF.OPCODE_CLOSE:
-                    return
+                    return True
                 if opcode not in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
                     continue  # the pong that was waited for
                 message = bytes(data) if opcode != 1 else self._text(data)
@@ -173,11 +208,15 @@ class EventSocket:
                     self._on_event(events.parse(message))
                 except Exception:  # noqa: BLE001 - a listener's bug must not end everybody's events
                     _log.exception("a listener failed on an event")
+        except _TooLong as problem:
+            _log.warning("ComfyUI sent %s: it is dropped, and the websocket opened anew", problem)
+            return False
         except (OSError, websocket.WebSocketException):
-            return
+            return True
         finally:
             self._open.clear()
             current.shutdown()
+        return True
 
     def _text(self, data: bytes) -> str:
         return hide_in(data.decode("utf-8", "replace"), self._told)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
-import socket
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from pennyreel_comfy.addresses import Target, parse, resolve, shown
+from pennyreel_comfy.cutting import Cutter
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
 
@@ -174,35 +173,12 @@ def whole(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
-class _Cutter:
-    """Cuts the connection at the deadline or at a cancellation: no single read would notice."""
+class _Cutter(Cutter):
+    """One that says what a failure means."""
 
     def __init__(self, deadline: Deadline, cancel: CancelToken, name: str) -> None:
-        self.deadline, self.cancel, self._name = deadline, cancel, name
-        self._socket: Any = None
-        self._timer = threading.Timer(deadline.left(86_400 * 7), self._cut)
-        self._timer.daemon = True
-
-    def __enter__(self) -> _Cutter:  # noqa: PYI034 - private
-        self.check()
-        self._timer.start()
-        self.cancel.on_cancel(self._cut)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self.cancel.forget(self._cut)
-
-    def watch(self, opened: Any) -> None:
-        """Cut this one from now on."""
-        self._socket = opened
-        self.check()
-
-    def check(self) -> None:
-        """Raise JobCancelled or JobTimeout if it is time."""
-        self.cancel.check()
-        if self.deadline.expired:
-            raise self.deadline.error(f"fetching {self._name}")
+        super().__init__(deadline, cancel, f"fetching {name}")
+        self._name = name
 
     def translate(self, problem: Exception) -> PennyreelError:
         """Return the error for a failure: the limit's, where it was we who cut."""
@@ -213,12 +189,6 @@ class _Cutter:
         return error(
             Code.INPUT_UNREACHABLE, f"{self._name} cannot be fetched ({type(problem).__name__})"
         )
-
-    def _cut(self) -> None:
-        opened = self._socket
-        if opened is not None:
-            with contextlib.suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
 
 
 def _join(url: str, place: str) -> str:
@@ -291,6 +261,7 @@ def _connect(target: Target, addresses: list[str], cutter: _Cutter) -> HTTPConne
             opened: Any = connection.sock
             opened.settimeout(READ_S)
             cutter.watch(opened)
+            cutter.check()
         except _BROKEN as failed:
             connection.close()
             problem = failed

@@ -14,16 +14,21 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 import requests
-from urllib3.exceptions import NewConnectionError
 
-from pennyreel_comfy.echoes import hide
 from pennyreel_comfy.multipart import FileForm
 from pennyreel_comfy.rejections import rejection
+from pennyreel_comfy.sessions import WHOLE_S, Watched, bounded, never_sent, take
 from pennyreel_contract import Code, PennyreelError, error
 
 CONNECT_S = 5.0
 READ_S = 30.0
 UPLOAD_S = 600.0
+UPLOADED_S = 3600.0
+"""Seconds for a whole upload; `UPLOAD_S` are for its answer."""
+
+MAX_ANSWER = 64 << 20
+"""Bytes taken of an answer: /object_info has 0.8, and some tens of MB with every pack there is."""
+
 CHUNK = 1 << 20
 _MAY_BE_MISSING = ("/history/", "/models/", "/object_info/", "/system_stats")
 
@@ -177,11 +182,14 @@ class ComfyHttp:
         self._json("POST", "/free", json={"unload_models": unload_models, "free_memory": True})
 
     def object_info(
-        self, node_class: str | None = None, *, timeout: float = READ_S
+        self, node_class: str | None = None, *, within: float | None = None
     ) -> dict[str, Any]:
-        """GET /object_info: every node class with its inputs (about 0.8 MB), or one."""
+        """GET /object_info: every node class with its inputs (about 0.8 MB), or one.
+
+        `within`: seconds for the whole answer; as for any, unless given.
+        """
         path = "/object_info" if node_class is None else f"/object_info/{quote(node_class, '')}"
-        body = self._json("GET", path, timeout=timeout)
+        body = self._json("GET", path, timeout=within or READ_S, whole=within or WHOLE_S)
         return body if isinstance(body, dict) else {}
 
     def models(self, folder: str | None = None, *, timeout: float = READ_S) -> list[str]:
@@ -196,7 +204,7 @@ class ComfyHttp:
         form = FileForm("image", name, content, fields)
         kind = {"Content-Type": form.content_type}
         with self._call(
-            "POST", "/upload/image", data=form, headers=kind, timeout=UPLOAD_S
+            "POST", "/upload/image", data=form, headers=kind, timeout=UPLOAD_S, whole=UPLOADED_S
         ) as reply:
             if reply.status_code == 413:
                 raise error(Code.INPUT_TOO_LARGE, f"ComfyUI refuses {name}: too large to upload")
@@ -214,7 +222,7 @@ class ComfyHttp:
     def view(self, filename: str, subfolder: str, kind: str) -> Iterator[Iterator[bytes]]:
         """GET /view as a stream of chunks of at most 1 MiB."""
         params = {"filename": filename, "subfolder": subfolder, "type": kind}
-        with self._call("GET", "/view", params=params, stream=True) as reply:
+        with self._streamed("GET", "/view", params=params) as reply:
             if reply.status_code == 404:
                 raise error(
                     Code.OUTPUT_MISSING, f"ComfyUI says it made {filename}, but /view has it not"
@@ -255,37 +263,64 @@ class ComfyHttp:
         path: str,
         *,
         timeout: float = READ_S,
+        whole: float | None = None,
         unsafe: bool = False,
-        headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Iterator[requests.Response]:
-        """Send one request. `unsafe`: a lost answer means that the outcome is unknown."""
-        session = self._session()
+        """Send one request and read its whole answer, which takes `whole` seconds at most.
+
+        `unsafe`: a lost answer means that the outcome is unknown.
+        """
         try:
-            reply = session.request(
-                method,
-                self.base_url + path,
-                headers={**self._headers, **(headers or {})},
-                timeout=(CONNECT_S, timeout),
-                allow_redirects=False,
-                **options,
-            )
-        except requests.ConnectTimeout as problem:
-            raise self._unavailable(problem) from None
+            with (
+                bounded(timeout if whole is None else whole),
+                self._send(method, path, timeout=timeout, **options) as reply,
+            ):
+                take(reply, MAX_ANSWER)
         except requests.RequestException as problem:
-            if unsafe and not _never_sent(problem):
+            if unsafe and not never_sent(problem):
                 raise error(
                     Code.UNKNOWN_OUTCOME, f"{self._shown}{path} was sent, no answer came"
                 ) from None
             raise self._unavailable(problem) from None
+        yield reply
+
+    @contextmanager
+    def _streamed(self, method: str, path: str, **options: Any) -> Iterator[requests.Response]:
+        """Send one request and let its answer be read in pieces, however long that takes."""
+        try:
+            reply = self._send(method, path, timeout=READ_S, **options)
+        except requests.RequestException as problem:
+            raise self._unavailable(problem) from None
         with reply:
             yield reply
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> requests.Response:
+        return self._session().request(
+            method,
+            self.base_url + path,
+            headers={**self._headers, **(headers or {})},
+            timeout=(CONNECT_S, timeout),
+            allow_redirects=False,
+            stream=True,
+            **options,
+        )
 
     def _session(self) -> requests.Session:
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
             session = self._local.session = requests.Session()
             self._sessions.add(session)
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, Watched())
             # Environment proxies and .netrc would send a local job elsewhere.
             session.trust_env = urlsplit(self.base_url).hostname not in {
                 "127.0.0.1",
@@ -301,14 +336,6 @@ class ComfyHttp:
             f"no ComfyUI answers at {self._shown} ({kind})",
             detail={"silent": isinstance(problem, requests.ReadTimeout)},
         )
-
-
-def _never_sent(problem: requests.RequestException) -> bool:
-    """Whether the connection was refused, so that no byte of the request left."""
-    if isinstance(problem, (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader)):
-        return True
-    inner = problem.args[0] if problem.args else None
-    return isinstance(getattr(inner, "reason", inner), NewConnectionError)
 
 
 def _seconds(text: str) -> float | None:
@@ -328,7 +355,6 @@ def _is_job_404(reply: requests.Response) -> bool:
 
 
 def _body(reply: requests.Response) -> Any:
-    hide(reply)
     try:
         return reply.json()
     except (ValueError, RecursionError):

@@ -233,7 +233,7 @@ class Run:
 
         An output that ComfyUI dropped is none: see `warnings`.
         """
-        if self._session.generation == self._generation and self._session.connected:
+        if not self._broken():
             return False
         errors = [e for e in self.node_errors.values() if isinstance(e, Mapping)]
         dropped = {n for e in errors for n in e.get("dependent_outputs") or ()}
@@ -415,10 +415,14 @@ class Run:
         if self.ended:
             return error(Code.OUTPUT_MISSING, "the job ended, but ComfyUI's history has lost it")
         # Of a job that was adopted, nobody here saw whether the server was restarted since.
-        restarted = self._session.generation != self._generation or not self._session.connected
-        if restarted or not self.graph:
+        if self._broken() or not self.graph:
             return error(Code.COMFY_CRASHED, "ComfyUI was restarted and no longer knows this job")
         return error(Code.CANCELLED, "somebody took the job out of ComfyUI's queue")
+
+    def _broken(self) -> bool:
+        """Whether the websocket is broken, or was since this job was begun."""
+        # Not the other way round: it may be reopened in between.
+        return not self._session.connected or self._session.generation != self._generation
 
     def _keep(self, image: Image) -> None:
         node = image.node or self._node

@@ -24,6 +24,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from pennyreel_contract.steering import harmless_text
+
 MAX_BYTES = 20_000
 """What an encoded error weighs at most, in UTF-8: platforms limit it. Beyond it, it is cut."""
 
@@ -186,10 +188,7 @@ def _utf8(text: str) -> str:
 
     So, too, what steers a terminal: an error may quote anybody.
     """
-    return _STEERING.sub("\ufffd", text.encode("utf-8", "replace").decode())
-
-
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+    return harmless_text(text.encode("utf-8", "replace").decode())
 
 
 _Text = Annotated[str, AfterValidator(_utf8)]
@@ -252,7 +251,7 @@ class ErrorInfo(BaseModel):
             if not isinstance(ours, dict):
                 return _foreign(body)
             try:
-                return cls.model_validate(ours)
+                return _bounded(cls.model_validate(ours))
             except ValidationError:
                 return _foreign(ours)
         text = "" if error is None else str(error)[:MAX_MESSAGE].strip()
@@ -261,6 +260,7 @@ class ErrorInfo(BaseModel):
         )
 
 
+_CODE = re.compile("[a-z][a-z0-9_]{0,63}")
 _FOREIGN_HINT = "The worker raised this; its own log has the whole story."
 
 
@@ -280,6 +280,16 @@ def _cut(text: str, most: int) -> str:
     while (size := len(_json(text).encode())) > most:
         text = text[: max(0, min(len(text) * most // size, len(text) - 1))]
     return text
+
+
+def _bounded(info: ErrorInfo) -> ErrorInfo:
+    """Return an error as it came, or cut to what is taken: nobody else's worker knows limits."""
+    detail, size = info.detail, len(_json(info.detail))
+    if size > 5 * MAX_BYTES:
+        detail = {"truncated": _json(detail)[:MAX_BYTES]}
+    code = info.code if _CODE.fullmatch(info.code) else Code.EXECUTION_FAILED.value
+    cut = {"message": info.message[:MAX_MESSAGE], "hint": info.hint[:MAX_MESSAGE]}
+    return info.model_copy(update={**cut, "code": code, "detail": detail})
 
 
 def _foreign(body: dict[str, Any]) -> ErrorInfo:

@@ -6,6 +6,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+MAX_WORD = 200
+"""Characters taken of a stage's or a node's name."""
+
+MAX_PREVIEW = 4 << 20
+"""Characters taken of a preview; ComfyUI's have some 100,000."""
+
 
 class Progress(BaseModel):
     """One step of a job. `percent` never falls within an attempt."""
@@ -31,6 +37,9 @@ def parse_progress(body: object) -> Progress | None:
     if not isinstance(body, dict):
         return None
     try:
-        return Progress.model_validate(body.get("pennyreel_progress"))
+        found = Progress.model_validate(body.get("pennyreel_progress"))
     except ValidationError:
         return None
+    cut = {n: v[:MAX_WORD] for n in ("stage", "node", "node_class") if (v := getattr(found, n))}
+    large = len(found.preview or "") > MAX_PREVIEW
+    return found.model_copy(update={**cut, "preview": None if large else found.preview})

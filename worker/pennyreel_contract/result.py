@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from pennyreel_contract.errors import Code, PennyreelError, error
+from pennyreel_contract.errors import MAX_MESSAGE, Code, PennyreelError, error
 from pennyreel_contract.version import CONTRACT, CONTRACT_MIN
+
+MAX_LISTED = 10_000
+"""Files, and nodes, taken of one result."""
+
+MAX_WARNINGS = 1_000
+"""Warnings, and timings, taken of one; each as long as an error's message."""
+
+MAX_WORD = 500
+"""Characters taken of a file's name, kind, type or node."""
 
 
 class _Lenient(BaseModel):
@@ -117,10 +127,31 @@ def parse_result(body: object) -> Result:
     """Read a worker's result.
 
     Raises:
-        JobFailed: `internal`, when it is not a result at all.
+        JobFailed: `internal`, when it is not a result at all; `result_refused`, when it has more
+            files than are taken.
 
     """
-    return _read(Result, "result", body)
+    found = _read(Result, "result", body)
+    if len(found.artifacts) > MAX_LISTED:
+        raise error(
+            Code.RESULT_REFUSED,
+            f"the worker's result names {len(found.artifacts)} files; {MAX_LISTED} are taken",
+            hint="The job ran: look for its files in the worker's storage.",
+        )
+    return found.model_copy(
+        update={
+            "artifacts": tuple(_cut(a) for a in found.artifacts),
+            "warnings": tuple(w[:MAX_MESSAGE] for w in found.warnings[:MAX_WARNINGS]),
+            "timings": dict(islice(found.timings.items(), MAX_WARNINGS)),
+            "nodes": found.nodes[:MAX_LISTED],
+        }
+    )
+
+
+def _cut(one: Artifact) -> Artifact:
+    words = {name: getattr(one, name) for name in ("name", "kind", "mime", "sha256", "node")}
+    long = {name: word[:MAX_WORD] for name, word in words.items() if len(word) > MAX_WORD}
+    return one.model_copy(update=long) if long else one
 
 
 def parse_info(body: object) -> Info:

@@ -49,13 +49,13 @@ def _classes(
         for name in wanted:
             if deadline.expired:
                 return None
-            told |= _described(http.object_info(name, timeout=deadline.left()))
+            told |= _described(http.object_info(name, within=deadline.left()))
         if told:
             return told
     # Not one of them: is it a ComfyUI that says so, or something that has no such route?
     if deadline.expired:
         return None
-    return _described(http.object_info(timeout=deadline.left())) or None
+    return _described(http.object_info(within=deadline.left())) or None
 
 
 def _described(body: Mapping[str, Any]) -> dict[str, Any]:

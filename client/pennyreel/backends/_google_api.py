@@ -117,7 +117,7 @@ class GoogleApi:
 
         """
         content = None if body is None else json.dumps(body).encode()
-        reply = self._call(method, path, content, _http.READ_S)
+        reply = self._call(method, path, content, _http.READ_S, clip=True)
         if reply.status_code == 404:
             raise Gone
         if reply.status_code != 200:
@@ -162,12 +162,16 @@ class GoogleApi:
         body: bytes | None,
         timeout: float,
         deadline: Deadline | None = None,
+        *,
+        clip: bool = False,
     ) -> requests.Response:
-        reply = self._api.call(method, path, body=body, timeout=timeout)
+        """Send it once, or twice with a fresh token. `clip`: the answer may be one, in base64."""
+        whole, most = (_http.CLIP_S, _http.MAX_CLIP) if clip else (None, _http.MAX_JSON)
+        reply = self._api.call(method, path, body=body, timeout=timeout, whole=whole, most=most)
         if reply.status_code == 401 and self._renew():
             if deadline is not None:
                 unsent(deadline)
-            reply = self._api.call(method, path, body=body, timeout=timeout)
+            reply = self._api.call(method, path, body=body, timeout=timeout, whole=whole, most=most)
         return reply
 
     def _refuse(self, reply: requests.Response) -> NoReturn:

@@ -118,6 +118,7 @@ class Router:
                     f"/{provider}{path}",
                     body=body,
                     timeout=max(MIN_ANSWER_S, deadline.left(ANSWER_S)),
+                    most=_http.MAX_CLIP,
                     headers={**self._headers, **headers},
                 )
             except requests.RequestException as problem:
@@ -141,7 +142,14 @@ class Router:
             requests.RequestException, PennyreelError: no answer about the job.
 
         """
-        reply = self._api.call(method, f"/{provider}{path}", timeout=30.0, headers=self._headers)
+        reply = self._api.call(
+            method,
+            f"/{provider}{path}",
+            timeout=30.0,
+            whole=_http.CLIP_S,
+            most=_http.MAX_CLIP,
+            headers=self._headers,
+        )
         if reply.status_code in {404, 410}:
             raise JobGone
         if reply.status_code in {405, 501}:

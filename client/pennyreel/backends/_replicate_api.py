@@ -15,7 +15,7 @@ import requests
 
 from pennyreel import _http
 from pennyreel._http import Api
-from pennyreel.backends.base import unsent
+from pennyreel.backends.base import told_id, unsent
 from pennyreel.config import Secret
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel_comfy.waiting import Deadline
@@ -121,7 +121,7 @@ class ReplicateApi:
         self._api.close()
 
     def _one(self, method: str, path: str) -> dict[str, Any]:
-        reply = self._api.call(method, path, timeout=30.0)
+        reply = self._api.call(method, path, timeout=30.0, whole=_http.WHOLE_S)
         if reply.status_code == 404:
             raise Unknown
         if not reply.ok:
@@ -136,8 +136,8 @@ class ReplicateApi:
             raise _unknown(f"Replicate answered {reply.status_code}", body)
         if not reply.ok:
             refuse(reply)
-        identity = (_object(reply) or {}).get("id")
-        if not isinstance(identity, str) or not identity:
+        identity = told_id((_object(reply) or {}).get("id"))
+        if identity is None:
             raise _unknown("Replicate's answer names no prediction", body)
         return identity
 

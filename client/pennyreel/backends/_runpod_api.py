@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import requests
 
 from pennyreel import _http
 from pennyreel._http import Api
-from pennyreel.backends.base import unsent
+from pennyreel.backends.base import told_id, unsent
 from pennyreel.config import Secret
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel_comfy.waiting import Deadline
@@ -110,7 +111,12 @@ class RunPodApi:
         self._api.close()
 
     def _job(self, method: str, call: str, job_id: str) -> dict[str, Any]:
-        reply = self._api.call(method, f"/{self.endpoint}/{call}/{job_id}", timeout=30.0)
+        reply = self._api.call(
+            method,
+            f"/{self.endpoint}/{call}/{quote(job_id, safe='')}",
+            timeout=30.0,
+            whole=_http.WHOLE_S,
+        )
         if reply.status_code == 404:
             raise JobGone
         if reply.status_code != 200:
@@ -125,8 +131,8 @@ class RunPodApi:
             raise self._unknown(f"RunPod answered {reply.status_code}")
         if not reply.ok:
             self._refuse(reply)
-        job_id = (_object(reply) or {}).get("id")
-        if not isinstance(job_id, str) or not job_id:
+        job_id = told_id((_object(reply) or {}).get("id"))
+        if job_id is None:
             raise self._unknown("RunPod's answer names no job")
         return job_id
 

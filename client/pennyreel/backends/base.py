@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
+from urllib.parse import unquote, urlsplit
 
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Lacks, Need, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, JobEvent, Sink
+from pennyreel_comfy.echoes import private_texts
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Artifact, InputFile, JobRequest, ModelNeed, Outputs, Result
+
+MAX_ID = 400
+"""Characters of a job's id; Veo's are the longest, with about 150."""
+
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._~:@=+/-]{{0,{MAX_ID - 1}}}")
 
 OnEvent = Callable[[JobEvent], None]
 
@@ -76,6 +84,19 @@ class Work:
             preview=self.preview,
             metadata=dict(self.metadata),
         )
+
+    def words(self) -> tuple[str, ...]:
+        """Return what the user wrote into it, which no record may quote: prompts, and in a graph
+        whatever may be one.
+        """
+        own = () if self.prompt is None else (self.prompt.text, self.prompt.negative or "")
+        return tuple(dict.fromkeys((*own, *private_texts(self.graph))))
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return what of its files' addresses nobody may be told again: signatures, passwords."""
+        given = [urlsplit(source.url) for source in self.sources if source.url]
+        found = [part for url in given for part in (url.query, url.password or "")]
+        return tuple(form for part in found if part for form in (part, unquote(part)))
 
     def digest(self) -> str:
         """Return a sha256 that tells this request from another; the attempt's id is left out."""
@@ -194,6 +215,17 @@ class Stocked(Protocol):
 
 
 LACKS_S = 5.0
+
+
+def told_id(value: object) -> str | None:
+    """Return a job's id as a server told it; None where it is none.
+
+    It goes into handles, the ledger and paths: letters, digits and a few signs, of `MAX_ID` at
+    most, and no way up.
+    """
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        return None
+    return None if ".." in value or "//" in value else value
 
 
 def unsent(deadline: Deadline) -> None:

@@ -15,19 +15,18 @@ from urllib.parse import quote
 import requests
 from typing_extensions import Self
 
-from pennyreel import _http
 from pennyreel.backends import _google_clips as clips
-from pennyreel.backends import _google_follow as following
 from pennyreel.backends import _google_results as results
 from pennyreel.backends._google_api import Gone, GoogleApi, Service
-from pennyreel.backends._google_follow import Following, Look
+from pennyreel.backends._google_backend import GoogleBackend
+from pennyreel.backends._google_follow import POLL_S, Look
 from pennyreel.backends._google_results import dicts, origin, versioned
-from pennyreel.backends.base import OnEvent, Prompt, Work, pause
+from pennyreel.backends.base import Prompt, Work, pause
 from pennyreel.backends.polling import DOWN_GRACE_S
 from pennyreel.config import GEMINI_URL, Secret, Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Need, Span, Unit, Usage
-from pennyreel.types import Handle, Health, Sink
+from pennyreel.types import Handle
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Artifact, Result
 
@@ -50,10 +49,12 @@ _SERVICE = Service(
 )
 
 
-class GeminiBackend:
+class GeminiBackend(GoogleBackend):
     """One Omni model of the Gemini API."""
 
     name = "gemini"
+    service = _SERVICE
+    goes_on = "Gemini did not confirm that it stopped"
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class GeminiBackend:
         *,
         base_url: str = GEMINI_URL,
         resolution: str = "720p",
-        poll_s: tuple[float, float] = following.POLL_S,
+        poll_s: tuple[float, float] = POLL_S,
         down_grace_s: float = DOWN_GRACE_S,
         confirm_s: float = CONFIRM_S,
     ) -> None:
@@ -75,19 +76,26 @@ class GeminiBackend:
                 f"gemini.resolution is {resolution[:20]!r}",
                 hint=f"Set it to one of {', '.join(clips.TIERS)}.",
             )
-        self.target = model
-        self._key = key
-        self._api = GoogleApi(
+        api = GoogleApi(
             versioned(base_url, "v1"),
             key,
             header=_KEY_HEADER,
             service=_SERVICE,
             held=lambda: (key,),
         )
+        super().__init__(
+            model,
+            model,
+            api,
+            described=f"/models/{model}",
+            poll_s=poll_s,
+            down_grace_s=down_grace_s,
+        )
+        self._key = key
         # 1.1 makes 10 s at most, 1.2 makes 15 s.
         lengths = Span(3, 10 if "omni-1.1" in model else 15)
         self._makes = clips.Catalogue(tuple(clips.TIERS), resolution, lambda _: lengths)
-        self._poll_s, self._down_grace_s, self._confirm_s = poll_s, down_grace_s, confirm_s
+        self._confirm_s = confirm_s
         self._local = is_loopback(base_url)
 
     @classmethod
@@ -129,80 +137,10 @@ class GeminiBackend:
         sku = f"gemini/{self.target.removeprefix('gemini-')}/{clip.resolution}"
         return Usage(sku, Unit.OUTPUT_SECOND, float(clip.seconds))
 
-    def billed(self, need: Need, result: Result) -> Usage:  # noqa: ARG002 - success is billed whole
-        """Return the same: what was ordered is what is billed."""
-        return self.usage(need)
-
-    def lookup(self, attempt_id: str) -> Handle | None:
-        """There is no list of interactions, and none can be asked for by an id of ours."""
-        raise self._api.unknown(f"attempt {attempt_id} cannot be looked up")
-
     def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
         """POST the interaction, once."""
         limit = deadline or Deadline(None)
-        body = self._body(work, limit)
-        answer = self._api.submit("/interactions", body, limit)
-        job_id = answer.get("id")
-        if not isinstance(job_id, str) or not job_id:
-            raise self._api.unknown("Gemini's answer names no interaction")
-        return Handle(self.name, self.target, job_id, work.attempt_id)
-
-    def follow(
-        self, handle: Handle, *, on_event: OnEvent, deadline: Deadline, cancel: CancelToken
-    ) -> Result:
-        """Poll until the interaction ends."""
-        by = Following(
-            service="Gemini",
-            look=self._look,
-            outcome=self._outcome,
-            stop=self._stop,
-            goes_on="Gemini did not confirm that it stopped",
-            poll_s=self._poll_s,
-            down_grace_s=self._down_grace_s,
-        )
-        return following.follow(by, handle, on_event, deadline, cancel)
-
-    def fetch(
-        self,
-        handle: Handle,  # noqa: ARG002 - the artifact says it all
-        artifact: Artifact,
-        sink: Sink,
-        cancel: CancelToken,
-        deadline: Deadline | None = None,
-    ) -> None:
-        """Write what came inside the answer, or GET it; the key goes to Gemini's own host only."""
-        if artifact.data is not None:
-            results.write(artifact, sink)
-            return
-        if artifact.url is None:
-            raise error(Code.OUTPUT_MISSING, f"Gemini tells of {artifact.name} but not where")
-        own = origin(artifact.url) == origin(self._api.base_url)
-        _http.download(
-            artifact.url,
-            sink,
-            local=self._local,
-            pause=lambda seconds: pause(cancel, seconds),
-            headers={_KEY_HEADER: self._key.reveal()} if own else None,
-            onward=True,
-            deadline=deadline,
-            cancel=cancel,
-        )
-
-    def cancel(self, handle: Handle) -> bool:
-        """POST the cancel, then look until the interaction has ended."""
-        return self._stop(handle.remote_id) is not None
-
-    def health(self) -> Health:
-        """GET the model's description, which costs nothing."""
-        try:
-            self._api.check(f"/models/{self.target}")
-        except PennyreelError as problem:
-            return Health(self.name, False, str(problem), problem.hint, self.target)
-        return Health(self.name, True, f"{self.target} answers", "", self.target)
-
-    def close(self) -> None:
-        """Close connections; jobs go on."""
-        self._api.close()
+        return self._send("/interactions", self._body(work, limit), work, limit, named="id")
 
     def _body(self, work: Work, limit: Deadline) -> dict[str, Any]:
         prompt, need = clips.wished(work, self.abilities(), self.name)
@@ -254,6 +192,12 @@ class GeminiBackend:
         except (requests.RequestException, PennyreelError):
             return False
         return True
+
+    def _way_to(self, artifact: Artifact) -> tuple[Mapping[str, str] | None, bool]:
+        if artifact.url is None:
+            raise error(Code.OUTPUT_MISSING, f"Gemini tells of {artifact.name} but not where")
+        own = origin(artifact.url) == origin(self._api.base_url)
+        return ({_KEY_HEADER: self._key.reveal()} if own else None), self._local
 
     def _outcome(self, body: Mapping[str, Any], handle: Handle) -> Result:
         status = str(body.get("status"))

@@ -25,7 +25,7 @@ from pennyreel.backends._hf_kept import Answers
 from pennyreel.backends._hf_offers import AUTO, Offer
 from pennyreel.backends._hf_providers import PROVIDERS, usable
 from pennyreel.backends._hf_words import Seen, as_object
-from pennyreel.backends.base import OnEvent, Work, pause, unsent, untold
+from pennyreel.backends.base import OnEvent, Work, pause, told_id, unsent, untold
 from pennyreel.config import (
     HF_IMAGE_MODEL,
     HF_ROUTER_URL,
@@ -163,6 +163,8 @@ class HuggingFaceBackend:
         if isinstance(taken, Seen):
             self._answers.put(work.attempt_id, taken)
             taken = KEPT
+        elif told_id(taken) is None:
+            raise unknown(offer.provider, "the answer names no job that could be asked for")
         remote = Remote(
             offer.provider, offer.model, wanted.kind, taken, ignored=", ".join(call.ignored)
         )

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 import requests
 
-from pennyreel._http import MAX_PAUSE_S
+from pennyreel._http import MAX_PAUSE_S, within
 from pennyreel.errors import PennyreelError
 from pennyreel_comfy.waiting import CancelToken, Deadline
 
@@ -57,7 +57,7 @@ class Polled(Generic[Seen]):
 def poll(by: Polled[Seen], deadline: Deadline, cancel: CancelToken) -> Seen:
     """Look, tell, wait, again; return what the job ended with."""
     wake = threading.Event()
-    patience = _Patience(by)
+    patience = _Patience(by, deadline, cancel)
     cancel.on_cancel(wake.set)
     pause, longest = by.poll_s
     try:
@@ -78,15 +78,16 @@ def poll(by: Polled[Seen], deadline: Deadline, cancel: CancelToken) -> Seen:
 class _Patience(Generic[Seen]):
     """Looks, and bears an API that is away for a while."""
 
-    def __init__(self, by: Polled[Seen]) -> None:
-        self._by = by
+    def __init__(self, by: Polled[Seen], deadline: Deadline, cancel: CancelToken) -> None:
+        self._by, self._deadline, self._cancel = by, deadline, cancel
         self._down_since: float | None = None
         self._gone = 0
 
     def look(self) -> tuple[Seen | None, float]:
         """Return what is seen, or None and how long to wait at least before the next look."""
         try:
-            seen = self._by.look()
+            with within(self._deadline, self._cancel):  # it is cut then, however slowly it comes
+                seen = self._by.look()
         except self._by.gone:
             self._gone += 1
             if self._gone >= GONE_LOOKS:

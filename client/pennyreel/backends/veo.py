@@ -15,21 +15,20 @@ from urllib.parse import quote
 import requests
 from typing_extensions import Self
 
-from pennyreel import _http
 from pennyreel.backends import _google_clips as clips
-from pennyreel.backends import _google_follow as following
 from pennyreel.backends import _google_results as results
 from pennyreel.backends._google_api import Gone, GoogleApi, Service
 from pennyreel.backends._google_auth import Tokens, tokens
-from pennyreel.backends._google_follow import Following, Look
+from pennyreel.backends._google_backend import GoogleBackend
+from pennyreel.backends._google_follow import POLL_S, Look
 from pennyreel.backends._google_results import dicts, origin, versioned
-from pennyreel.backends.base import OnEvent, Work, pause
+from pennyreel.backends.base import Work
 from pennyreel.backends.polling import DOWN_GRACE_S
 from pennyreel.config import Settings, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Abilities, Need, Span, Unit, Usage
-from pennyreel.types import Handle, Health, Sink
-from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel.types import Handle
+from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Artifact, Result
 
 STORAGE_URL = "https://storage.googleapis.com"
@@ -54,10 +53,12 @@ _SERVICE = Service(
 )
 
 
-class VeoBackend:
+class VeoBackend(GoogleBackend):
     """One Veo model in one project and region."""
 
     name = "veo"
+    service = _SERVICE
+    goes_on = "Veo has no cancel: it goes on, and is billed"
     quality = 3
     _setting = "veo_model"
 
@@ -69,7 +70,7 @@ class VeoBackend:
         base_url: str | None = None,
         storage_uri: str | None = None,
         storage_url: str = STORAGE_URL,
-        poll_s: tuple[float, float] = following.POLL_S,
+        poll_s: tuple[float, float] = POLL_S,
         down_grace_s: float = DOWN_GRACE_S,
     ) -> None:
         """Keep the address; nothing is sent. `target` is PROJECT/LOCATION/MODEL."""
@@ -86,24 +87,29 @@ class VeoBackend:
                 "PENNYREEL_VERTEX_STORAGE names no bucket",
                 hint="Write it like gs://bucket/folder, or unset it.",
             )
-        self.target = target
-        self._model = place["model"]
         self._token = token
+        model = place["model"]
         self._path = (
             f"/projects/{quote(place['project'], safe=':')}/locations/{place['location']}"
-            f"/publishers/google/models/{self._model}"
+            f"/publishers/google/models/{model}"
         )
-        address = base_url or _regional(place["location"])
-        self._api = GoogleApi(
-            versioned(address, "v1"),
+        api = GoogleApi(
+            versioned(base_url or _regional(place["location"]), "v1"),
             token,
             header="Authorization",
             service=_SERVICE,
             held=token.held,
             renew=token.renew,
         )
+        super().__init__(
+            target,
+            model,
+            api,
+            described=f"/publishers/google/models/{model}",
+            poll_s=poll_s,
+            down_grace_s=down_grace_s,
+        )
         self._storage_uri, self._storage_url = storage_uri, storage_url.rstrip("/")
-        self._poll_s, self._down_grace_s = poll_s, down_grace_s
 
     @classmethod
     def open(cls, settings: Settings, target: str | None = None) -> Self:
@@ -146,79 +152,11 @@ class VeoBackend:
         sku = f"vertex/{self._model}/{clip.resolution}/{sound}"
         return Usage(sku, Unit.OUTPUT_SECOND, float(clip.seconds))
 
-    def billed(self, need: Need, result: Result) -> Usage:  # noqa: ARG002 - success is billed whole
-        """Return the same: what was ordered is what is billed."""
-        return self.usage(need)
-
-    def lookup(self, attempt_id: str) -> Handle | None:
-        """Vertex lists no operations of Google's own models."""
-        raise self._api.unknown(f"attempt {attempt_id} cannot be looked up")
-
     def submit(self, work: Work, deadline: Deadline | None = None) -> Handle:
         """POST the prediction, once."""
         limit = deadline or Deadline(None)
-        body = self._body(work, limit)
-        answer = self._api.submit(f"{self._path}:predictLongRunning", body, limit)
-        name = answer.get("name")
-        if not isinstance(name, str) or not name:
-            raise self._api.unknown("Vertex's answer names no operation")
-        return Handle(self.name, self.target, name, work.attempt_id)
-
-    def follow(
-        self, handle: Handle, *, on_event: OnEvent, deadline: Deadline, cancel: CancelToken
-    ) -> Result:
-        """Poll until the operation is done."""
-        by = Following(
-            service="Vertex",
-            look=self._look,
-            outcome=self._outcome,
-            stop=self._last_look,
-            goes_on="Veo has no cancel: it goes on, and is billed",
-            poll_s=self._poll_s,
-            down_grace_s=self._down_grace_s,
-        )
-        return following.follow(by, handle, on_event, deadline, cancel)
-
-    def fetch(
-        self,
-        handle: Handle,  # noqa: ARG002 - the artifact says it all
-        artifact: Artifact,
-        sink: Sink,
-        cancel: CancelToken,
-        deadline: Deadline | None = None,
-    ) -> None:
-        """Write what came inside the answer, or GET it out of the user's own bucket."""
-        if artifact.data is not None:
-            results.write(artifact, sink)
-            return
-        if artifact.url is None or origin(artifact.url) != origin(self._storage_url):
-            raise error(Code.OUTPUT_MISSING, f"Vertex tells of {artifact.name} but not where")
-        _http.download(
-            artifact.url,
-            sink,
-            local=is_loopback(self._storage_url),
-            pause=lambda seconds: pause(cancel, seconds),
-            headers={"Authorization": f"Bearer {self._token().reveal()}"},
-            onward=True,
-            deadline=deadline,
-            cancel=cancel,
-        )
-
-    def cancel(self, handle: Handle) -> bool:
-        """Nothing stops Veo; return whether it has ended by itself."""
-        return self._last_look(handle.remote_id) is not None
-
-    def health(self) -> Health:
-        """GET the model's description, which costs nothing."""
-        try:
-            self._api.check(f"/publishers/google/models/{self._model}")
-        except PennyreelError as problem:
-            return Health(self.name, False, str(problem), problem.hint, self.target)
-        return Health(self.name, True, f"{self._model} answers", "", self.target)
-
-    def close(self) -> None:
-        """Close connections; jobs go on."""
-        self._api.close()
+        path = f"{self._path}:predictLongRunning"
+        return self._send(path, self._body(work, limit), work, limit, named="name")
 
     def _body(self, work: Work, limit: Deadline) -> dict[str, Any]:
         prompt, need = clips.wished(work, self.abilities(), self.name)
@@ -248,12 +186,20 @@ class VeoBackend:
         )
         return Look("ended" if body.get("done") is True else "running", body)
 
-    def _last_look(self, name: str) -> Look | None:
+    def _stop(self, name: str) -> Look | None:
+        """Nothing stops Veo; return its last look if it has ended by itself."""
         try:
             seen = self._look(name)
         except (Gone, requests.RequestException, PennyreelError):
             return None
         return seen if seen.stage == "ended" else None
+
+    def _way_to(self, artifact: Artifact) -> tuple[Mapping[str, str] | None, bool]:
+        """What does not come inside the answer is in the user's own bucket."""
+        if artifact.url is None or origin(artifact.url) != origin(self._storage_url):
+            raise error(Code.OUTPUT_MISSING, f"Vertex tells of {artifact.name} but not where")
+        headers = {"Authorization": f"Bearer {self._token().reveal()}"}
+        return headers, is_loopback(self._storage_url)
 
     def _outcome(self, body: Mapping[str, Any], handle: Handle) -> Result:
         detail = {"handle": str(handle)}

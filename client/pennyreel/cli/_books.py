@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
+from pennyreel.cli.common import echo
 
 if TYPE_CHECKING:
     from pennyreel.money.ledger import Ledger
@@ -34,4 +34,4 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
             text.ljust(width) if n < left else text.rjust(width)
             for n, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        echo("  ".join(cells).rstrip())

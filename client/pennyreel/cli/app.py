@@ -156,8 +156,10 @@ def _as_json(info: dict[str, Any], args: Sequence[str]) -> None:
 
 def _log_of(detail: dict[str, Any]) -> list[str]:
     """A failed start's last log lines: they say more than we can."""
+    from pennyreel_contract.steering import harmless_text
+
     log = detail.get("log")
-    return [str(line)[:200] for line in log[-5:]] if isinstance(log, list) else []
+    return [harmless_text(str(line)[:200]) for line in log[-5:]] if isinstance(log, list) else []
 
 
 def _version(ctx: click.Context, _: click.Parameter, value: bool) -> None:

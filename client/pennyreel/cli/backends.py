@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pennyreel.cli.common import echo_json, say
+from pennyreel.cli.common import echo, echo_json, say
 
 
 @click.command("backends")
@@ -26,11 +26,11 @@ def command(as_json: bool) -> None:
             return
         for health in found:
             mark = "ok  " if health.reachable else "no  "
-            click.echo(f"{mark}{health.backend:<9} {health.detail}")
+            echo(f"{mark}{health.backend:<9} {health.detail}")
             if health.hint and not health.reachable:
-                click.echo(f"{'':14}next: {health.hint}")
+                echo(f"{'':14}next: {health.hint}")
         if choice is None:
             say(why)
         else:
-            click.echo(f"a workflow can go to {choice.name}: {choice.why}")
+            echo(f"a workflow can go to {choice.name}: {choice.why}")
             say("where a job would go, and what it would cost: pennyreel quote WORKFLOW|PROMPT")

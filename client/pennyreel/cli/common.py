@@ -56,13 +56,27 @@ def pairs(values: Iterable[str], option: str) -> dict[str, str]:
 
 
 def echo_json(body: Any) -> None:
-    """Print one JSON value on one line."""
-    click.echo(json.dumps(body, ensure_ascii=False))
+    """Print one JSON value on one line, fit for a terminal."""
+    from pennyreel_contract.steering import harmless_json
+
+    click.echo(harmless_json(json.dumps(body, ensure_ascii=False)))
 
 
 def say(text: str) -> None:
     """Tell a person something, on stderr."""
-    click.echo(text, err=True)
+    echo(text, err=True)
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a text that may hold somebody else's words."""
+    click.echo(clean(text), err=err)
+
+
+def clean(text: str) -> str:
+    """Return it without what steers a terminal."""
+    from pennyreel_contract.steering import harmless_text
+
+    return harmless_text(text)
 
 
 class Following(Protocol):
@@ -155,7 +169,7 @@ def _print(result: RunResult, *, as_json: bool, json_lines: bool) -> None:
         echo_json(result.to_json())
     else:
         for path in result.paths:
-            click.echo(path)
+            echo(str(path))
         if not result.paths:
             say("the job ended well and made no files")
 
@@ -231,22 +245,27 @@ def _bar() -> Iterator[Callable[[JobEvent], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("submitting", total=100)
 
+        def tell(text: str) -> None:
+            console.print(clean(text), markup=False, highlight=False)
+
         def show(event: JobEvent) -> None:
             if isinstance(event, types.Chosen):
-                console.print(f"goes to {event.why}", markup=False, highlight=False)
+                tell(f"goes to {event.why}")
             elif isinstance(event, types.Told):
-                console.print(event.text, markup=False, highlight=False)
+                tell(event.text)
             elif isinstance(event, types.Submitted):
-                console.print(f"submitted {event.handle}", markup=False, highlight=False)
+                tell(f"submitted {event.handle}")
             elif isinstance(event, types.Queued):
                 progress.update(task, description="queued")
             elif isinstance(event, types.Started):
                 progress.update(task, description="started")
             elif isinstance(event, types.Progressed):
-                progress.update(task, completed=event.percent, description=describe(event))
+                told = clean(describe(event))
+                progress.update(task, completed=event.percent, description=told)
             elif isinstance(event, types.ArtifactSaved):
-                progress.update(task, completed=100, description=f"saved {event.artifact.name}")
+                told = clean(f"saved {event.artifact.name}")
+                progress.update(task, completed=100, description=told)
             elif isinstance(event, types.Warned):
-                console.print(f"warning: {event.text}", markup=False, highlight=False)
+                tell(f"warning: {event.text}")
 
         yield show

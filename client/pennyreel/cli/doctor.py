@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pennyreel.cli.common import echo_json
+from pennyreel.cli.common import echo, echo_json
 from pennyreel.cli.exits import SETUP
 
 if TYPE_CHECKING:
@@ -57,10 +57,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
         echo_json({"ready": ready, "checks": [asdict(c) for c in [*checks, verdict]]})
     else:
         for check in [*checks, verdict]:
-            click.echo(f"{check.state:<5} {check.name:<10} {check.detail}")
+            echo(f"{check.state:<5} {check.name:<10} {check.detail}")
             if check.next:
                 told = check.next.replace("\n", f"\n{'':<23}")
-                click.echo(f"{'':<16} next: {told}")
+                echo(f"{'':<16} next: {told}")
     if not ready:
         ctx.exit(SETUP)
 

@@ -9,7 +9,7 @@ import click
 
 from pennyreel.cli._books import money, table
 from pennyreel.cli._terms import given, terms_options
-from pennyreel.cli.common import echo_json, finish, output_options, say, sending
+from pennyreel.cli.common import echo, echo_json, finish, output_options, say, sending
 
 if TYPE_CHECKING:
     from pennyreel.money.records import Attempt, Job
@@ -72,18 +72,18 @@ def show(*, job_id: str, as_json: bool) -> None:
         told = None if decision is None else decision.to_json()
         echo_json({**job.to_json(), "decision": told})
         return
-    click.echo(f"{job.job_id}  {job.state}  {money(job.spent)}")
+    echo(f"{job.job_id}  {job.state}  {money(job.spent)}")
     if decision is not None:
-        click.echo(f"decided: {headline(decision)}")
+        echo(f"decided: {headline(decision)}")
     if job.attempts:
         head = ("attempt", "backend", "state", "ended", "handle", "reserved", "spent")
         table(head, [_tried(one) for one in job.attempts], left=5)
     else:
-        click.echo("nothing was sent")
+        echo("nothing was sent")
     for backend, trouble in troubles:
-        click.echo(f"{backend}: {trouble.text}")
+        echo(f"{backend}: {trouble.text}")
         if trouble.hint:
-            click.echo(f"  next: {trouble.hint}")
+            echo(f"  next: {trouble.hint}")
     say(f"why: pennyreel why {job.job_id[:12]}")
 
 
@@ -142,7 +142,7 @@ def cancel(*, job_id: str, as_json: bool) -> None:
     if as_json:
         echo_json({"job_id": job.job_id, "confirmed_stopped": stopped, "outcome": outcome})
     else:
-        click.echo(f"{job.job_id}: {outcome}")
+        echo(f"{job.job_id}: {outcome}")
         if not stopped:
             say(f"it is not known whether it stopped: pennyreel jobs show {job.job_id[:12]}")
 

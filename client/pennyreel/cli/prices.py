@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pennyreel.cli.common import echo_json, say
+from pennyreel.cli.common import echo, echo_json, say
 
 if TYPE_CHECKING:
     from pennyreel.money.catalog import Row
@@ -42,7 +42,7 @@ def command(*, refresh: bool, as_json: bool) -> None:
         echo_json({**about, "prices": plain})
         return
     for line in _table(rows):
-        click.echo(line)
+        echo(line)
     say(f"price table {table.version}; yours go into {settings.home / 'prices.toml'}")
     age = f"of {told}" if told else "built in; of now: pennyreel prices --refresh"
     say(f"RunPod's prices: {age}")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pennyreel.cli._terms import given, terms, terms_options, wish_options
-from pennyreel.cli.common import echo_json
+from pennyreel.cli.common import echo, echo_json
 
 
 @click.command("quote")
@@ -33,7 +33,7 @@ def command(*, what: str, as_json: bool, **options: Any) -> None:
     if as_json:
         echo_json(quoted.to_json())
     else:
-        click.echo(quoted.text())
+        echo(quoted.text())
 
 
 def is_workflow(what: str) -> bool:

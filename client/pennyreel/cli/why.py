@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pennyreel.cli.common import echo_json
+from pennyreel.cli.common import echo, echo_json
 
 
 @click.command("why")
@@ -20,4 +20,4 @@ def command(*, job_id: str, as_json: bool) -> None:
     if as_json:
         echo_json(decision.to_json())
     else:
-        click.echo(explained(decision))
+        echo(explained(decision))

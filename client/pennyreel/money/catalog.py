@@ -66,6 +66,8 @@ class Catalog:
     speeds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Slowest and fastest at diffusion of a GPU or pool, relative to an RTX 4090."""
     ways: tuple[Way, ...] = ()
+    pools: Mapping[str, str] = field(default_factory=dict)
+    """RunPod's GPU pool of an endpoint, by its id, as far as RunPod's API has told it."""
 
     def row(self, sku: str) -> Row | None:
         """Return the row of a sku, else of the part before its last slash, else `THAT PART/*`."""
@@ -116,6 +118,7 @@ def load(
     catalog = builtin()
     if home is not None:
         catalog = catalog.merged(_newer(cached(home), catalog), str(home / _LIVE))
+        catalog = replace(catalog, pools=_pools(home))
         catalog = catalog.merged(_own(home / _OWN), str(home / _OWN))
     return catalog.merged(as_table(prices or {}, file, "prices"), file)
 
@@ -156,14 +159,24 @@ def fetched(home: Path) -> str | None:
     return str(json.loads((home / _LIVE).read_text("utf-8")).get("fetched", "")) or None
 
 
-def remember(home: Path, rows: Mapping[str, Any], when: str) -> Path:
-    """Keep what RunPod's API told; raises OSError."""
+def remember(
+    home: Path, rows: Mapping[str, Any], when: str, pools: Mapping[str, str] | None = None
+) -> Path:
+    """Keep what RunPod's API told: rows, and an endpoint's pool; raises OSError."""
     file = home / _LIVE
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"fetched": when, "prices": rows}, indent=1), "utf-8")
+    told = {"fetched": when, "prices": rows, "pools": dict(pools or {})}
+    temporary.write_text(json.dumps(told, indent=1), "utf-8")
     temporary.replace(file)
     return file
+
+
+def _pools(home: Path) -> dict[str, str]:
+    if not cached(home):
+        return {}
+    told = json.loads((home / _LIVE).read_text("utf-8")).get("pools")
+    return {str(k): str(v) for k, v in told.items()} if isinstance(told, dict) else {}
 
 
 def _newer(rows: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:

@@ -60,6 +60,34 @@ class Price:
         return cls(**{**known, "certainty": Certainty(data["certainty"])})
 
 
+@dataclass(frozen=True)
+class Meter:
+    """A bill by the second, where the backend itself ends what runs for too long."""
+
+    microusd_s: Fraction
+    """Of a second."""
+    besides_s: float = 0.0
+    """Seconds of start and idling that are billed besides the run, at most."""
+
+    def seconds(self, microusd: int) -> float:
+        """Return how long a job may run for so much; 0 where that pays for its start alone."""
+        return max(0.0, float(Fraction(microusd) / self.microusd_s) - self.besides_s)
+
+    def microusd(self, seconds: float) -> int:
+        """Return what a run of so many seconds costs at most."""
+        return times(self.microusd_s, seconds + self.besides_s)
+
+
+def metered(usage: Usage, catalog: Catalog) -> Meter | None:
+    """Return by what a limit on a job's time limits its bill, or None: its bill is no such one."""
+    row = catalog.row(usage.sku)
+    by_seconds = row is not None and row.unit is usage.unit is Unit.GPU_SECOND
+    if row is None or not by_seconds or not row.microusd:
+        return None
+    # A bill is rounded up to its step, so a step more may be billed.
+    return Meter(row.microusd, _besides(usage, row, None)[2] + row.step_s)
+
+
 def unknown(sku: str, version: str, why: str, source: str = "") -> Price:
     """Return the price that nobody knows."""
     return Price(sku, None, None, None, Certainty.UNKNOWN, version, source, why)

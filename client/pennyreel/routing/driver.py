@@ -22,7 +22,7 @@ from pennyreel.routing.follower import Follower
 from pennyreel.routing.judging import judge
 from pennyreel.routing.machine import effects as do
 from pennyreel.routing.machine import events as ev
-from pennyreel.routing.machine import resume, step
+from pennyreel.routing.machine import resume, rules, step
 from pennyreel.routing.machine.states import Job, Option, Outcome, Trouble
 from pennyreel.routing.ports import Backends, Books, Clock, Ears, Order, RealClock
 from pennyreel.types import Handle
@@ -48,8 +48,19 @@ class Ended:
     """It had ended before."""
 
 
+class Left(Exception):
+    """Nobody waits for the job any longer. It has not ended, and its books are open."""
+
+
+@dataclass(frozen=True)
+class _Leave:
+    """Someone said so, among the events."""
+
+    when: Callable[[Job], bool]
+
+
 class Driver:
-    """Drives one job to its end. `run` is called once, `cancel` from any thread."""
+    """Drives one job to its end. `run` is called once, `cancel` and `leave` from any thread."""
 
     def __init__(
         self,
@@ -65,8 +76,9 @@ class Driver:
         """Keep all of it; the books have the job's record, with its options."""
         self._job_id, self._order, self._books = job_id, order, books
         self._backends, self._breakers = backends, breakers
+        self._secrets = order.work.secrets()
         self._ears, self._clock = ears or Ears(), clock or RealClock()
-        self._events: queue.SimpleQueue[ev.Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[ev.Event | _Leave] = queue.SimpleQueue()
         self._timers: list[tuple[float, int, ev.Woke]] = []
         self._serial = 0
         self._followers: dict[int, Follower] = {}
@@ -76,17 +88,24 @@ class Driver:
         self._end: do.End | None = None
 
     def run(self) -> Ended:
-        """Drive the job to its end, from wherever the books have it."""
+        """Drive the job to its end, from wherever the books have it; raises Left after `leave`."""
         record = self._books.record(self._job_id)
         self._options = record.options
         if record.outcome is not None:
             return Ended(self._job_id, record.outcome, resumed=True)
         job, effects = resume(record, self._clock.now(), self._clock.jitter())
+        leaving: Callable[[Job], bool] = _never
         try:
             self._do(effects)
             while self._end is None:
-                job, effects = step(job, self._next())
-                self._do(effects)
+                event = self._next()
+                if isinstance(event, _Leave):
+                    leaving = event.when
+                else:
+                    job, effects = step(job, event)
+                    self._do(effects)
+                if self._end is None and leaving(job) and self._events.empty():
+                    raise Left  # what was heard is in the books
         finally:
             self._close()
         return self._ended(job, self._end)
@@ -96,11 +115,18 @@ class Driver:
         self._events.put(ev.CancelAsked(self._clock.now()))
         self._fetching.cancel()
 
+    def leave(self, *, at_once: bool = False) -> None:
+        """Wait no longer, but for the answer to a call that is under way, unless `at_once`.
+
+        Nothing is given up: what is not known stays open in the books, for a `run` to go on with.
+        """
+        self._events.put(_Leave((lambda _: True) if at_once else rules.only_waits))
+
     def _do(self, effects: tuple[do.Effect, ...]) -> None:
         for effect in effects:
             _DO[type(effect)](self, effect)
 
-    def _next(self) -> ev.Event:
+    def _next(self) -> ev.Event | _Leave:
         """Wait for what happens next; bounded, so that Ctrl-C works on Windows."""
         while True:
             now = self._clock.now()
@@ -112,6 +138,7 @@ class Driver:
 
     def _post(self, event: ev.Event) -> None:
         """Have the machine hear this, and the breaker what it says of the backend."""
+        event = hearing.discreet(event, self._secrets)
         if not isinstance(event, (ev.Consented, ev.Denied, ev.CancelAsked)):
             key, token = self._options[event.n].key, self._token(event.n)
             judge(self._breakers, key, token, event, self._clock.jitter())
@@ -162,13 +189,13 @@ class Driver:
             now, jitter = self._clock.now(), self._clock.jitter()
             self._post(ev.NotAccepted(e.n, e.call, hearing.trouble(problem), now, jitter))
             return
-        option, work = self._options[e.n], self._order.work
+        option, order, work = self._options[e.n], self._order, self._order.work
         limit = min(work.timeout_s or option.deadline_s, option.deadline_s)
         attempt_id = self._books.attempt_id(self._job_id, e.n)
         sent = replace(work, attempt_id=attempt_id, timeout_s=limit)
 
         def call(backend: Backend) -> ev.Event:
-            handle = backend.submit(sent, Deadline(option.deadline_s))
+            handle = backend.submit(sent, Deadline(order.deadline.left(option.deadline_s)))
             return ev.Accepted(e.n, e.call, str(handle), self._clock.now())
 
         self._try(e.n, call, hearing.of_submit, e.call)
@@ -265,6 +292,10 @@ class Driver:
             None if won is None or won.handle is None else Handle.parse(won.handle),
             tuple((self._options[n], trouble) for n, trouble in end.troubles),
         )
+
+
+def _never(_: Job) -> bool:
+    return False
 
 
 _DO: dict[type, Callable[[Driver, Any], None]] = {

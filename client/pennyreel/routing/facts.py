@@ -7,13 +7,19 @@ from enum import Enum
 
 from pennyreel.money.amounts import USD
 from pennyreel.money.estimates import Seconds
-from pennyreel.money.pricing import Price
+from pennyreel.money.pricing import Meter, Price
 from pennyreel.need import Abilities, Need
 
 JOB_LIMIT = USD // 20
 DAY_LIMIT = 2 * USD
 SLOW_S = 15 * 60.0
 """Above it a weak device needs a yes."""
+
+USUAL_S = 300.0
+"""A run's time where nothing is known of it."""
+
+LEAST_S = 60.0
+"""No server-side deadline is shorter."""
 
 
 class Place(str, Enum):
@@ -80,6 +86,8 @@ class Facts:
     backend: str
     abilities: Abilities
     price: Price
+    meter: Meter | None = None
+    """Set where a limit on its time is one on its bill."""
     target: str = ""
     place: Place = Place.HOSTED
     available: bool = True

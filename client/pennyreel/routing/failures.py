@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pennyreel.errors import Code, ErrorInfo, PennyreelError
+from pennyreel.money.amounts import dollars
+from pennyreel.money.records import Attempt as Open
 from pennyreel.routing.driver import Ended
 from pennyreel.routing.machine import Option, Outcome, Trouble
 
@@ -46,6 +50,22 @@ def failure(ended: Ended) -> PennyreelError | None:
             hint=_hint(ended),
             retryable=ended.outcome is Outcome.FAILED and any(t.retryable for t in known),
             detail=detail,
+        )
+    )
+
+
+def left(job_id: str, why: str, still: Sequence[Open]) -> PennyreelError:
+    """Return the error of a job that nobody waits for any longer, with what may still run."""
+    held = sum(a.reserved for a in still)
+    names = ", ".join(f"{a.backend}:{a.target}" if a.target else a.backend for a in still)
+    told = f"{why}; it may run at {names} still, and {dollars(held)} count as spent"
+    return PennyreelError.from_info(
+        ErrorInfo(
+            code=Code.TIMEOUT.value,
+            message=told if still else why,
+            hint=f"Look again what became of it: pennyreel jobs resume {job_id}",
+            retryable=False,  # another would be paid for beside it
+            detail={"job_id": job_id, "confirmed_stopped": not still},
         )
     )
 

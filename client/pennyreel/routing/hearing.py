@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 from pennyreel.errors import (
     BadRequest,
     Code,
@@ -22,6 +26,7 @@ from pennyreel.routing.machine import (
     Stopped,
     Trouble,
 )
+from pennyreel_comfy.echoes import HIDDEN, unquoted
 
 _NOTHING_RUNS = (BadRequest, SetupNeeded, Unavailable)
 
@@ -40,6 +45,17 @@ def trouble(problem: Exception) -> Trouble:
         info.retryable,
         float(after) if isinstance(after, (int, float)) else None,
     )
+
+
+def discreet(event: Event, secrets: Sequence[str]) -> Event:
+    """Return it without what its words quote of the addresses that the backend was given."""
+    told: Trouble | None = getattr(event, "trouble", None)
+    if not secrets or told is None:
+        return event
+    text, hint = (unquoted(said, secrets, HIDDEN.decode()) for said in (told.text, told.hint))
+    heard: Any = event
+    changed: Event = replace(heard, trouble=replace(told, text=text, hint=hint))
+    return changed
 
 
 def of_submit(problem: Exception, n: int, call: int, at: float, jitter: float) -> Event:

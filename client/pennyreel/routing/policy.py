@@ -12,15 +12,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any, NamedTuple
 
 from pennyreel.money.amounts import USD, dollars
+from pennyreel.money.rows import Certainty
 from pennyreel.need import Need, misfits
 from pennyreel.routing.decision import Candidate, Consent, Decision, Outcome, Verdict
 from pennyreel.routing.facts import (
+    LEAST_S,
     NOTHING,
     SLOW_S,
+    USUAL_S,
     Case,
     Facts,
     Fit,
@@ -81,7 +85,7 @@ def decide(
 
     """
     case = Case(need, rules, now, spent, tried)
-    judged = [judge(facts, case) for facts in _distinct(candidates)]
+    judged = [judge(_bounded(facts, case), case) for facts in _distinct(candidates)]
     ranked = sorted(judged, key=lambda j: _rank(j.facts, case))
     ranked = _set_weak_aside(ranked, case)
     ready = [j for j in ranked if j.free]
@@ -145,6 +149,28 @@ def wanted(need: Need) -> str:
         "" if not need.vram_min_bytes else f"{need.vram_min_bytes / 1e9:.3g} GB of GPU memory",
     ]
     return ", ".join(part for part in told if part)
+
+
+def _bounded(facts: Facts, case: Case) -> Facts:
+    """Return a price where none is known, but a limit on the time is one on the bill.
+
+    A job whose time nobody knows may run as long as `max_cost`, and what the day and the budgets
+    have left, pay for; without a `max_cost` for USUAL_S. There the backend itself stops it.
+    """
+    rules, meter, spent = case.rules, facts.meter, case.spent
+    if facts.price.known or meter is None or not _limited(facts, rules):
+        return facts
+    if rules.max_cost is None and rules.allow_unknown_price:
+        return facts
+    lefts = [(rules.max_cost or 0) - spent.job, *(left.microusd for left in facts.budgets)]
+    lefts += [] if rules.day_limit is None else [rules.day_limit - spent.day]
+    most = min(lefts)
+    if meter.seconds(most) < LEAST_S:
+        most = meter.microusd(USUAL_S)
+    told = f"its time is not known: stopped after {meter.seconds(most):.0f} s, by its own clock"
+    low, certainty = meter.microusd(0.0), Certainty.ESTIMATED
+    price = replace(facts.price, low=low, likely=most, high=most, certainty=certainty, formula=told)
+    return replace(facts, price=price)
 
 
 def _cost_consents(cost: int, case: Case) -> Iterator[Consent]:

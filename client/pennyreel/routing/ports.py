@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pennyreel.backends.base import Backend, Work
 from pennyreel.need import Usage
 from pennyreel.routing.machine import Ask, JobRecord, Option, Outcome, Stage, Told, Trouble
 from pennyreel.types import Handle, JobEvent
-from pennyreel_comfy.waiting import CancelToken
+from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Result
 
 
@@ -113,3 +113,5 @@ class Order:
     work: Work
     fetch: Fetch
     price: Price
+    deadline: Deadline = field(default_factory=lambda: Deadline(None))
+    """The user's, for all of it: no submit's answer is waited for much longer."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from concurrent.futures import Future
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from pennyreel_emulators._served import Served, listening
 from pennyreel_emulators.google.config import GoogleConfig, Plan
 from pennyreel_emulators.google.http import translate_errors
 from pennyreel_emulators.google.interactions import Interactions, has_credential
@@ -19,34 +19,18 @@ from pennyreel_emulators.google.vertex import Vertex
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
-    from typing_extensions import Self
 
 
-class GoogleApis:
+class GoogleApis(Served):
     """Gemini, Vertex, OAuth and storage at one address. Use it as a context manager."""
 
+    _thread_name = "google-emulated"
+
     def __init__(self, config: GoogleConfig | None = None) -> None:
+        super().__init__()
         self.config = config or GoogleConfig()
         self._store = Store(self.config)
         self._port = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing: asyncio.Event | None = None
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        ready: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(ready,), name="google-emulated", daemon=True
-        )
-        self._thread.start()
-        ready.result()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._loop is not None and self._closing is not None:
-            self._loop.call_soon_threadsafe(self._closing.set)
-        if self._thread is not None:
-            self._thread.join()
 
     @property
     def base_url(self) -> str:
@@ -99,25 +83,11 @@ class GoogleApis:
         """What Google would bill."""
         return self._store.charges()
 
-    def _run(self, ready: Future[None]) -> None:
-        try:
-            asyncio.run(self._main(ready))
-        except BaseException as failure:
-            if ready.done():
-                raise
-            ready.set_exception(failure)
-
-    async def _main(self, ready: Future[None]) -> None:
-        self._loop, self._closing = asyncio.get_running_loop(), asyncio.Event()
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
-        try:
-            await runner.setup()
-            await web.TCPSite(runner, self.config.host, self.config.port).start()
-            self._port = runner.addresses[0][1]
-            ready.set_result(None)
-            await self._closing.wait()
-        finally:
-            await runner.cleanup()
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        app = self._application()
+        async with listening(self.config.host, (app, self.config.port)) as (self._port,):
+            yield
 
     def _application(self) -> web.Application:
         # 0: no limit of the framework's.

@@ -57,6 +57,8 @@ class Plan:
     looks: int = 1
     """So many looks still find it queued (the first) or running."""
     end: Literal["done", "failed", "never"] = "done"
+    error: str = "the model failed"
+    """What is said of one that failed."""
     status: str | None = None
     refuse: int | None = None
     retry_after: str | None = None

@@ -55,7 +55,7 @@ class Fal:
             return web.json_response({"detail": "Request is still in progress"}, status=400)
         if job.state == "done":
             return web.json_response(self._output(job))
-        detail = [{"loc": ["body"], "msg": "the model failed", "type": "emulated_failure"}]
+        detail = [{"loc": ["body"], "msg": job.plan.error, "type": "emulated_failure"}]
         return web.json_response({"detail": detail}, status=422)
 
     def _status(self, job: Job) -> web.Response:
@@ -67,7 +67,7 @@ class Fal:
             return web.json_response({"status": told, "logs": None, **_fal_urls(job)}, status=202)
         body: dict[str, Any] = {"status": "COMPLETED", "logs": None, **_fal_urls(job)}
         if job.state == "failed":
-            body |= {"error": "the model failed", "error_type": "emulated_failure"}
+            body |= {"error": job.plan.error, "error_type": "emulated_failure"}
         return web.json_response(body)
 
     async def _cancel(self, request: web.Request) -> web.Response:
@@ -131,7 +131,7 @@ class WaveSpeed:
             "status": status,
             "outputs": self._store.urls(job) if status == "completed" else [],
             "urls": {"get": f"https://api.wavespeed.ai/api/v3/predictions/{job.id}/result"},
-            "error": "the model failed" if status == "failed" else "",
+            "error": job.plan.error if status == "failed" else "",
         }
         return web.json_response({"code": 200, "message": "success", "data": data})
 
@@ -169,7 +169,7 @@ class Together:
         if status == "completed":
             body["outputs"] = {"cost": 0.2, "video_url": self._store.urls(job)[0]}
         if status == "failed":
-            body["error"] = {"message": "the model failed", "code": "emulated_failure"}
+            body["error"] = {"message": job.plan.error, "code": "emulated_failure"}
         return body
 
     async def _image(self, request: web.Request) -> web.Response:
@@ -229,7 +229,7 @@ class Replicate:
             "model": job.provider_id,
             "status": _word(job, words, job.state),
             "output": output if job.state == "done" else None,
-            "error": "the model failed" if job.state == "failed" else None,
+            "error": job.plan.error if job.state == "failed" else None,
         }
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 
+from pennyreel_emulators._served import Served, listening
 from pennyreel_emulators.huggingface.config import IMAGE, HubConfig, Plan
 from pennyreel_emulators.huggingface.hub import Hub
 from pennyreel_emulators.huggingface.media import mp4, png
@@ -24,9 +22,6 @@ from pennyreel_emulators.huggingface.providers import (
     WaveSpeed,
 )
 from pennyreel_emulators.huggingface.store import Garbled, Job, Lost, Refused, Store
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 T = TypeVar("T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -43,43 +38,23 @@ class Call:
     body: Any = field(default=None, repr=False)
 
 
-class HuggingFace:
+class HuggingFace(Served):
     """Use it as a context manager, from any thread.
 
     `plan(Plan(...))` says what happens to the next job; without one all goes well.
     """
 
+    _thread_name = "huggingface"
+
     def __init__(self, config: HubConfig | None = None) -> None:
+        super().__init__()
         self.config = config or HubConfig()
         self._store = Store(self.config)
         self._hub = Hub(self.config)
         self._calls: list[Call] = []
         self._fetched: list[Call] = []
         self._refused = False
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing: asyncio.Event | None = None
         self._ports = (0, 0)
-
-    def __enter__(self) -> Self:
-        ready: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=lambda: asyncio.run(self._main(ready)), name="huggingface", daemon=True
-        )
-        self._thread.start()
-        ready.result()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._loop is not None and self._closing is not None:
-            self._loop.call_soon_threadsafe(self._closing.set)
-        if self._thread is not None:
-            self._thread.join()
 
     @property
     def url(self) -> str:
@@ -149,28 +124,13 @@ class HuggingFace:
 
         self._ask(change)
 
-    async def _main(self, ready: Future[None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._closing = asyncio.Event()
-        runners = [
-            web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-            for app in (self._application(), self._files())
-        ]
-        try:
-            for runner, port in zip(runners, (self.config.port, 0), strict=True):
-                await runner.setup()
-                await web.TCPSite(runner, self.config.host, port).start()
-            self._ports = (runners[0].addresses[0][1], runners[1].addresses[0][1])
-            self._store.files_url = f"http://{self.config.host}:{self._ports[1]}"
-            ready.set_result(None)
-            await self._closing.wait()
-        except BaseException as failure:
-            if ready.done():
-                raise
-            ready.set_exception(failure)
-        finally:
-            for runner in runners:
-                await runner.cleanup()
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        apps = (self._application(), self.config.port), (self._files(), 0)
+        async with listening(self.config.host, *apps) as (hub, files):
+            self._ports = (hub, files)
+            self._store.files_url = f"http://{self.config.host}:{files}"
+            yield
 
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[self._record, self._authorize])
@@ -244,16 +204,6 @@ class HuggingFace:
             job.looks_left = 0
             if job.plan.end == "never":
                 job.plan = Plan()
-
-    def _ask(self, question: Callable[[], T]) -> T:
-        """Run a function on the server's thread; after its end, here."""
-        if self._loop is None or self._thread is None or not self._thread.is_alive():
-            return question()
-
-        async def answer() -> T:
-            return question()
-
-        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result()
 
 
 def _call(request: web.Request, status: int, raw: bytes) -> Call:

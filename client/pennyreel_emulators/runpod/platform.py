@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import web
 
+from pennyreel_emulators._served import Served, listening
 from pennyreel_emulators.runpod.client_api import ClientApi
 from pennyreel_emulators.runpod.config import PlatformConfig
 from pennyreel_emulators.runpod.endpoint import Endpoint
@@ -29,22 +28,21 @@ from pennyreel_emulators.runpod.webhooks import Webhooks
 from pennyreel_emulators.runpod.worker_api import WorkerApi
 from pennyreel_emulators.runpod.workers import WorkerInfo
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 T = TypeVar("T")
 
 KEEP_EVENTS = 50_000
 _GPU = "EMULATED"
 
 
-class RunPodPlatform:
+class RunPodPlatform(Served):
     """Both sides of RunPod serverless. Use it as a context manager, from any thread.
 
     `on_event(event)` and `on_log(endpoint, worker_id, line)` are called on the platform's thread:
     they must be quick, must not raise, and must not call the platform. `clock` (seconds) times
     jobs, retention and rate limits; processes and held polls go by real time.
     """
+
+    _thread_name = "runpod-platform"
 
     def __init__(
         self,
@@ -54,30 +52,15 @@ class RunPodPlatform:
         on_log: Callable[[str, str, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
         self.config = config
         self._on_event = on_event
         self._on_log = on_log
         self._clock = clock
         self._events: deque[Event] = deque(maxlen=KEEP_EVENTS)
         self._endpoints: dict[str, Endpoint] = {}
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing: asyncio.Event | None = None
         self._port = 0
-        self._failure: BaseException | None = None
         self._home = ""
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def port(self) -> int:
@@ -96,33 +79,9 @@ class RunPodPlatform:
 
     def start(self) -> None:
         """Start the server and the fleets; returns when requests are served."""
-        if self._thread is not None:
-            raise RuntimeError("the platform has been started already")
         if self.config.log_dir is not None:
             self.config.log_dir.mkdir(parents=True, exist_ok=True)
-        ready: Future[None] = Future()
-        # A daemon: without close() the interpreter still ends, and the guardian ends the workers.
-        self._thread = threading.Thread(
-            target=self._run, args=(ready,), name="runpod-platform", daemon=True
-        )
-        self._thread.start()
-        try:
-            ready.result()
-        except BaseException:
-            self._thread.join()
-            raise
-
-    def close(self) -> None:
-        """End workers, requests and the thread. Raises what broke the platform, if anything did."""
-        if self._thread is None:
-            return
-        loop, closing = self._loop, self._closing
-        if loop is not None and closing is not None and self._thread.is_alive():
-            loop.call_soon_threadsafe(closing.set)
-        self._thread.join()
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        super().start()
 
     def posts(self, job_id: str) -> tuple[Post, ...]:
         """Every post workers made about the job, oldest first, even after it is forgotten."""
@@ -171,37 +130,47 @@ class RunPodPlatform:
             "RUNPOD_WEBHOOK_POST_STREAM": f"{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu={_GPU}",
         }
 
-    def _run(self, ready: Future[None]) -> None:
-        """The thread: an event loop of its own, from the first breath to the last."""
-        try:
-            asyncio.run(self._main(ready))
-        except BaseException as failure:  # noqa: BLE001 - handed to the thread that waits for it
-            if ready.done():
-                self._failure = failure
-            else:
-                ready.set_exception(failure)
-
-    async def _main(self, ready: Future[None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._closing = asyncio.Event()
+    @asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
         webhooks = Webhooks(self.config.webhook_retry_s, self.config.webhook_timeout_s)
         for name in self.config.endpoints:
             self._endpoints[name] = Endpoint(name, self.config, self._clock, self._emit, webhooks)
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
-        guardian: Guardian | None = None
+        served = (self._application(), self.config.port)
+        server = listening(self.config.host, served, backlog=1024)
         with tempfile.TemporaryDirectory(
             prefix="runpod-emulated-", ignore_cleanup_errors=True
         ) as self._home:
             try:
-                await runner.setup()
-                site = web.TCPSite(runner, self.config.host, self.config.port, backlog=1024)
-                await site.start()
-                self._port = runner.addresses[0][1]
-                guardian = self._start_fleets()
-                ready.set_result(None)
-                await self._serve()
+                async with server as (self._port,), self._fleets():
+                    yield
             finally:
-                await self._shut_down(runner, webhooks, guardian)
+                await webhooks.close()
+
+    @asynccontextmanager
+    async def _fleets(self) -> AsyncIterator[None]:
+        guardian: Guardian | None = None
+        try:
+            guardian = self._start_fleets()
+            yield
+        finally:
+            for endpoint in self._endpoints.values():
+                endpoint.release()
+            fleets = [e.fleet for e in self._endpoints.values() if e.fleet is not None]
+            try:
+                # The server still answers: workers that drain a job can post it.
+                await asyncio.gather(*(fleet.close(self.config.close_grace_s) for fleet in fleets))
+            finally:
+                if guardian is not None:
+                    guardian.close()
+
+    async def _work(self, closing: asyncio.Event) -> None:
+        while not closing.is_set():
+            for endpoint in self._endpoints.values():
+                endpoint.tick()
+            try:
+                await asyncio.wait_for(closing.wait(), self.config.tick_s)
+            except asyncio.TimeoutError:
+                continue
 
     def _application(self) -> web.Application:
         # 0: no limit of the framework's; ours are read as they come.
@@ -245,32 +214,6 @@ class RunPodPlatform:
             **config.env,
         }
 
-    async def _serve(self) -> None:
-        if self._closing is None:
-            return
-        while not self._closing.is_set():
-            for endpoint in self._endpoints.values():
-                endpoint.tick()
-            try:
-                await asyncio.wait_for(self._closing.wait(), self.config.tick_s)
-            except asyncio.TimeoutError:
-                continue
-
-    async def _shut_down(
-        self, runner: web.AppRunner, webhooks: Webhooks, guardian: Guardian | None
-    ) -> None:
-        for endpoint in self._endpoints.values():
-            endpoint.release()
-        fleets = [e.fleet for e in self._endpoints.values() if e.fleet is not None]
-        try:
-            # The server still answers: workers that drain a job can post it.
-            await asyncio.gather(*(fleet.close(self.config.close_grace_s) for fleet in fleets))
-        finally:
-            if guardian is not None:
-                guardian.close()
-            await webhooks.close()
-            await runner.cleanup()
-
     def _emit(self, event: Event) -> None:
         self._events.append(event)
         if self._on_event is not None:
@@ -286,13 +229,3 @@ class RunPodPlatform:
     def _logs(self, worker_id: str) -> tuple[str, ...]:
         fleets = [e.fleet for e in self._endpoints.values() if e.fleet is not None]
         return next((lines for f in fleets if (lines := f.logs(worker_id)) is not None), ())
-
-    def _ask(self, question: Callable[[], T]) -> T:
-        """Run a function on the platform's thread; after its end, here."""
-        if self._loop is None or self._thread is None or not self._thread.is_alive():
-            return question()
-
-        async def answer() -> T:
-            return question()
-
-        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result()

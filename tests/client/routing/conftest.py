@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pennyreel.cli.app import run
+from client.commands import Ran
 from pennyreel.config import load
 from pennyreel.money.ledger import Ledger
 from pennyreel_emulators.replicate import Config, ReplicatePlatform
 
 TOKEN = "r8_SECRET_never_shown_0123456789"
 KILLED = Path(__file__).with_name("killed.py")
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command printed and how it exited."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """A command in this process."""
-
-    def call(*args: object) -> Ran:
-        capsys.readouterr()
-        code = run([str(a) for a in args])
-        seen = capsys.readouterr()
-        assert TOKEN not in seen.out + seen.err
-        return Ran(code, seen.out, seen.err)
-
-    return call
 
 
 def started(*args: object, kill_at: int | None = None) -> subprocess.Popen[str]:

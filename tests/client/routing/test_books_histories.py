@@ -76,11 +76,15 @@ class Both(Strict):
         assert told == ("budget_exceeded" if refused else ""), "both refuse the same"
         if refused:
             raise OverLimit
-        assert self.kept.attempt_id(self.job_id, n) == f"{self.job_id}-{n}"
+        assert self.kept.attempt_id(self.job_id, n) == self._attempt(n)
+
+    def _attempt(self, n: int) -> str:
+        """Name it: what was set aside and is tried again has an attempt of its own."""
+        return f"{self.job_id}-{self.returns}-{n}"
 
     def _refusal(self, n: int, option: Option) -> str:
         try:
-            self.kept.reserve(self.job_id, n, option, f"{self.job_id}-{n}")
+            self.kept.reserve(self.job_id, n, option, self._attempt(n))
         except PennyreelError as problem:
             return problem.code
         return ""
@@ -120,8 +124,10 @@ class Both(Strict):
 
     def check(self) -> None:
         """The money, at the end."""
-        for attempt in self.ledger.job(self.job_id).attempts:
-            n = int(attempt.attempt_id.rpartition("-")[2])
+        every = self.ledger.job(self.job_id).attempts
+        last = {int(a.attempt_id.rpartition("-")[2]): a for a in every}
+        assert sum(a.spent + a.reserved for a in every) == self.counted
+        for n, attempt in last.items():
             assert attempt.spent + attempt.reserved == self.costs[n]
             unknown = self.attempts[n].stage is Stage.UNKNOWN
             assert bool(attempt.reserved) <= unknown, "no money is held but for the unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pennyreel import routes
 from pennyreel.errors import BadRequest
 from pennyreel.money import catalog
 from pennyreel.money.estimates import Seconds
-from pennyreel.money.pricing import Certainty, Price
+from pennyreel.money.pricing import Certainty, Meter, Price
 from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.routing.facts import Facts, Place
 from pennyreel.routing.policy import decide
@@ -64,6 +65,29 @@ def test_of_an_unknown_price_the_users_limit_is_held() -> None:
     assert priced["replicate"].certainty == "unknown"
 
 
+METER = Meter(Fraction(100), besides_s=100.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "max_cost", "deadline", "held"),
+    [
+        (None, "0.05", 400.0, 50_000),  # its time is not known: as long as the money lasts
+        (Seconds(100, 200, 300, basis="x"), "1", 900.0, 100_000),
+        (Seconds(100, 200, 300, basis="x"), "0.05", 400.0, 50_000),
+        (Seconds(100, 200, 300, basis="x"), "0.04", 300.0, 40_000),
+    ],
+)
+def test_a_job_that_hangs_costs_what_was_held_for_it_and_no_more_than_is_allowed(
+    seconds: Seconds | None, max_cost: str, deadline: float, held: int
+) -> None:
+    high = None if seconds is None else 40_000
+    found = facts("runpod", high, seconds=seconds, meter=METER)
+    ((option,), priced) = options(found, max_cost=max_cost)
+    assert (option.deadline_s, option.reserve_microusd) == (deadline, held)
+    assert METER.microusd(option.deadline_s) <= held <= round(float(max_cost) * 1e6)
+    assert priced["runpod"].certainty == ("estimated" if seconds is None else "known")
+
+
 @pytest.mark.parametrize(
     ("seconds", "deadline"),
     [
@@ -79,6 +103,25 @@ def test_a_job_that_hangs_is_stopped_after_three_times_what_was_expected(
     ((option,), _) = options(facts("replicate", 1000, seconds=seconds))
     assert option.deadline_s == deadline
     assert option.queue_s >= 60
+
+
+@pytest.mark.parametrize(
+    ("policy", "second", "waits"),
+    [
+        ("cheapest", 1000, 20.0),  # no dearer: as soon as it would be done there first
+        ("cheapest", 1001, 60.0),  # dearer: a wait is cheaper
+        ("fastest", 50_000, 20.0),
+    ],
+)
+def test_a_retry_after_is_waited_for_until_the_next_would_be_better(
+    policy: str, second: int, waits: float
+) -> None:
+    found = [
+        facts("replicate", 1000, seconds=Seconds(1, 10, 20, basis="x")),
+        facts("runpod", second, seconds=Seconds(1, 30, 40, basis="x")),
+    ]
+    told, _ = options(*found, policy=policy)
+    assert [(o.backend, o.retry_s) for o in told] == [("replicate", waits), ("runpod", 60.0)]
 
 
 def test_the_same_graph_fails_the_same_way_on_each_comfyui() -> None:

@@ -6,32 +6,20 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 
+from fakes import waits
 from pennyreel_emulators.runpod import EndpointConfig, PlatformConfig, RunPodPlatform
 
-T = TypeVar("T")
+until = waits.until
 
 HANDLERS = Path(__file__).parent / "handlers"
 VERSATILE = (sys.executable, str(HANDLERS / "versatile.py"))
 STREAMING = (sys.executable, str(HANDLERS / "streaming.py"))
 PLAIN = (sys.executable, "-I", "-S", str(HANDLERS / "plain.py"))
-
-
-def until(condition: Callable[[], T], seconds: float = 15.0) -> T:
-    """Wait until the condition is truthy; returns what it returned."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:

@@ -37,7 +37,7 @@ def test_a_held_poll_gets_a_job_the_moment_it_is_queued(make_bench: Callable[...
         until(lambda: bench.client.health()["workers"]["idle"])
         assert not poll.done()
         job_id = bench.client.run()
-        assert poll.result(2)["id"] == job_id
+        assert poll.result(15)["id"] == job_id
 
 
 def test_the_poll_that_has_waited_longest_is_served_first(make_bench: Callable[..., Bench]) -> None:
@@ -48,7 +48,7 @@ def test_the_poll_that_has_waited_longest_is_served_first(make_bench: Callable[.
             polls.append(pool.submit(bench.another(f"pod{n}").take))
             until(lambda n=n: bench.client.health()["workers"]["idle"] == n)
         ids = [bench.client.run(), bench.client.run()]
-        assert [poll.result(2)["id"] for poll in polls] == ids
+        assert [poll.result(15)["id"] for poll in polls] == ids
 
 
 def test_job_take_batch_gives_a_list_of_at_most_its_size(bench: Bench) -> None:
@@ -84,7 +84,7 @@ def test_job_stop_is_held_until_a_job_is_to_be_stopped(make_bench: Callable[...,
     with ThreadPoolExecutor(1) as pool:
         poll = pool.submit(bench.worker.stops)
         bench.client.post(f"cancel/{job_id}")
-        assert poll.result(2) == [job_id]
+        assert poll.result(15) == [job_id]
 
 
 def test_a_stop_reaches_only_the_worker_that_holds_the_job(bench: Bench) -> None:
@@ -328,7 +328,7 @@ def test_closing_the_platform_answers_what_is_held(make_bench: Callable[..., Ben
         until(lambda: any(isinstance(e, JobTaken) for e in bench.platform.events))
         started = time.monotonic()
         bench.platform.close()
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < 20
         for future in held:
             assert future.result(5).status_code in {200, 204}
         for s in sessions:

@@ -52,6 +52,11 @@ def busy(job: Job) -> bool:
     return any(a.alive for a in job.attempts)
 
 
+def only_waits(job: Job) -> bool:
+    """Whether no call is under way: nothing comes but by waiting, or by another call."""
+    return not any(a.awaits == "follow" for a in job.attempts)
+
+
 def unforgiven(job: Job) -> bool:
     """Whether an attempt may be billed unseen, and the user did not agree to pay for another."""
     return unknown(job) > job.forgiven
@@ -72,6 +77,18 @@ def sends_again(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
     """Whether to send to the same backend again what it surely did not accept."""
     asked = trouble.retry_after_s or 0.0
     return trouble.retryable and attempt.sends < job.rules.sends and asked <= job.rules.most_s
+
+
+def sets_aside(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
+    """Whether another option goes first, while this backend wants to be left alone.
+
+    It is come back to where nothing else is left.
+    """
+    asked, other = trouble.retry_after_s or 0.0, next_option(job)
+    if not sends_again(job, attempt, trouble) or attempt.blocks >= job.rules.blocks:
+        return False
+    ready = other is not None and agreed(job, other) and not unforgiven(job)
+    return ready and asked > job.options[attempt.n].retry_s
 
 
 def proves_nothing(attempt: Attempt) -> bool:

@@ -97,6 +97,9 @@ def not_accepted(turn: Turn, event: NotAccepted) -> None:
         turn.settle(attempt, Stage.REFUSED, 0, event.trouble)
         go_on(turn, event.at)
         return
+    if rules.sets_aside(turn.job, attempt, event.trouble):
+        _set_aside(turn, attempt, event)
+        return
     asked = event.trouble.retry_after_s
     pause = rules.pause_s(turn.job.rules, attempt.sends, event.jitter, asked)
     turn.tell(
@@ -136,6 +139,16 @@ def look_up(turn: Turn, attempt: Attempt) -> None:
     """Ask for it by its id."""
     asked = turn.call(attempt, "look_up")
     turn.do(LookUp(asked.n, asked.call))
+
+
+def _set_aside(turn: Turn, attempt: Attempt, event: NotAccepted) -> None:
+    """Give its money back and let another try, until it may be asked again."""
+    asked = event.trouble.retry_after_s
+    pause = rules.pause_s(turn.job.rules, attempt.sends, event.jitter, asked)
+    turn.settle(attempt, Stage.REFUSED, 0, event.trouble)
+    until = event.at + pause
+    turn.put(attempt, stage=Stage.SKIPPED, awaits="", trouble=event.trouble, until=until)
+    go_on(turn, event.at)
 
 
 def _unknown(trouble: Trouble) -> Trouble:

@@ -21,6 +21,8 @@ class Option:
     """Of running, after which it is stopped, by the server too: about three times `expect_s`."""
     queue_s: float = 120.0
     """How long it may wait for a worker before the next option is better."""
+    retry_s: float = 60.0
+    """How long it may ask to be left alone (Retry-After) before the next option is better."""
     patience_s: float = 3600.0
     """How long it may wait where there is no other."""
     cancels: bool = False
@@ -72,7 +74,7 @@ class Stage(str, Enum):
     STOPPING = "stopping"
     """A cancel was asked for; nobody confirmed it."""
     SKIPPED = "skipped"
-    """No money for it, or it is cooling down: nothing was sent or held."""
+    """No money for it, or it is cooling down: nothing runs, or is held."""
     REFUSED = "refused"
     """The backend did not accept it."""
     FAILED = "failed"

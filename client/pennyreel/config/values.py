@@ -1,0 +1,85 @@
+"""One value, from wherever it comes: what it has to be, and what is wrong with it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pennyreel.config.addresses import well_formed
+from pennyreel.config.fields import FIELDS
+from pennyreel.config.secret import Secret
+from pennyreel.config.settings import COMFYUI_URL
+from pennyreel_contract import Code, error
+
+
+def field_name(text: str) -> str:
+    """Return a setting's name for its name, its variable or its place in the file.
+
+    Raises:
+        SetupNeeded: there is no such setting.
+
+    """
+    for name, field in FIELDS.items():
+        if text in {name, field.env, field.toml}:
+            return name
+    raise unknown(text, FIELDS, "pennyreel")
+
+
+def checked(name: str, text: str) -> str | Secret:
+    """Return a setting's value as the file would have it; raises SetupNeeded where it is wrong."""
+    field = FIELDS[name]
+    value = converted(text, field.kind, name)
+    return value if isinstance(value, (str, Secret)) else text
+
+
+def converted(value: Any, kind: str, place: str) -> Any:
+    """Return a value as `Settings` has it; raises SetupNeeded, naming its place."""
+    if kind == "path" and isinstance(value, (str, os.PathLike)):
+        return Path(value).expanduser()
+    if kind == "secret" and isinstance(value, (str, Secret)):
+        return clean(value, place)
+    if kind == "url" and isinstance(value, str):
+        return _url(value, place)
+    if isinstance(value, str):
+        return value
+    raise error(
+        Code.NOT_CONFIGURED,
+        f"{place} must be a text, not {type(value).__name__}",
+        hint=f"Write {place} as a text.",
+    )
+
+
+def clean(value: str | Secret, place: str) -> Secret:
+    """Drop the white space around a key; refuse what no header can carry, without quoting it."""
+    text = (value.reveal() if isinstance(value, Secret) else value).strip()
+    if not (text.isascii() and text.isprintable()):
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{place} holds characters that no key has (control characters, or other than ASCII)",
+            hint=f"Copy the key anew into {place}.",
+        )
+    return Secret(text)
+
+
+def unknown(name: str, known: Mapping[str, Any], where: str) -> Exception:
+    """Return the error of a name that is none of those known; it says which was meant."""
+    near = difflib.get_close_matches(name, known, 1)
+    return error(
+        Code.NOT_CONFIGURED,
+        f"{where} has no setting {name!r}",
+        hint=f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known))}",
+    )
+
+
+def _url(value: str, place: str) -> str:
+    text = value.strip()
+    if not well_formed(text):  # not quoted: it may hold a password
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{place} is no http(s) URL",
+            hint=f"Write {place} like {COMFYUI_URL} or https://host.example/path",
+        )
+    return text
