@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pennyreel.types import ArtifactSaved as ArtifactSaved
     from pennyreel.types import Attempt as Attempt
     from pennyreel.types import Chosen as Chosen
+    from pennyreel.types import Detached as Detached
     from pennyreel.types import Finished as Finished
     from pennyreel.types import Handle as Handle
     from pennyreel.types import Health as Health
@@ -57,6 +58,7 @@ _HOME = {
     "Chosen": "types",
     "Client": "client",
     "Code": "errors",
+    "Detached": "types",
     "ErrorInfo": "errors",
     "Finished": "types",
     "Handle": "types",
@@ -92,6 +94,7 @@ __all__ = [
     "Chosen",
     "Client",
     "Code",
+    "Detached",
     "ErrorInfo",
     "Finished",
     "Handle",

@@ -17,23 +17,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from typing_extensions import Self, Unpack
 
 from pennyreel import batch
-from pennyreel.client import (
-    Choice,
-    Client,
-    GenerateOptions,
-    JobOptions,
-    OnEvent,
-    RouteOptions,
-)
+from pennyreel.client import Client, OnEvent
 from pennyreel.config import Settings
 from pennyreel.errors import PennyreelError
-from pennyreel.types import Finished, Handle, Health, JobEvent, Progressed, RunResult
+from pennyreel.options import GenerateOptions, RouteOptions
+from pennyreel.types import Detached, Finished, Handle, Health, JobEvent, Progressed, RunResult
 
 if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
     from pennyreel.backends.base import Backend
     from pennyreel.dispatch import Dispatch
     from pennyreel.jobs import Job
     from pennyreel.routed import RoutedJob
+    from pennyreel.routing.machine import Ask
     from pennyreel.routing.quote import Quote
     from pennyreel.workload import Workflow
 
@@ -44,7 +39,7 @@ class AsyncJob:
     """One job, of one event loop: what `Job` and `RoutedJob` have, awaited."""
 
     def __init__(self, job: Job | RoutedJob) -> None:
-        """Use `AsyncClient.start`, `route`, `submit` or `handle`."""
+        """Use `AsyncClient.start`, `submit`, `resume` or `handle`."""
         self._job = job
         self._events: list[JobEvent] = []
         self._news = asyncio.Event()
@@ -66,8 +61,16 @@ class AsyncJob:
         """Whether it has ended, well or badly. Only known once somebody follows it."""
         return self._job.done
 
+    async def accepted(self, timeout_s: float | None = None) -> Handle:
+        """Wait until a backend has it; see `RoutedJob.accepted`."""
+        return await in_thread(lambda: self._job.accepted(timeout_s))
+
+    async def detach(self) -> None:
+        """Let go of it as soon as a backend has it; see `RoutedJob.detach`."""
+        await in_thread(self._job.detach)
+
     async def events(self) -> AsyncIterator[JobEvent]:
-        """Yield what happens, from the beginning, until Finished. Raises nothing of the job's."""
+        """Yield what happens, from the beginning, until Finished or Detached; raises nothing."""
         self._follow()
         seen = 0
         while True:
@@ -76,7 +79,7 @@ class AsyncJob:
             event = self._events[seen]
             seen += 1
             yield event
-            if isinstance(event, Finished):
+            if isinstance(event, (Finished, Detached)):
                 return
 
     async def result(self, timeout_s: float | None = None) -> RunResult:
@@ -196,19 +199,23 @@ class AsyncClient:
         return self._client.dispatch
 
     async def run(
-        self, workflow: Workflow, *, on_event: OnEvent | None = None, **options: Unpack[JobOptions]
+        self,
+        workflow: Workflow,
+        *,
+        on_event: OnEvent | None = None,
+        **options: Unpack[RouteOptions],
     ) -> RunResult:
         """Run a workflow and wait for its files; see `Client.run`."""
-        return await self.subscribe(workflow, on_event or (lambda _: None), **options)
+        return await self._wait(await self.submit(workflow, **options), on_event)
 
     async def subscribe(
-        self, workflow: Workflow, on_event: OnEvent, **options: Unpack[JobOptions]
+        self, workflow: Workflow, on_event: OnEvent, **options: Unpack[RouteOptions]
     ) -> RunResult:
         """Do as `run`, with the events' receiver at the front."""
         return await self._wait(await self.submit(workflow, **options), on_event)
 
-    async def submit(self, workflow: Workflow, **options: Unpack[JobOptions]) -> AsyncJob:
-        """Send a workflow; see `Client.submit`."""
+    async def submit(self, workflow: Workflow, **options: Unpack[RouteOptions]) -> AsyncJob:
+        """Send a workflow or template; see `Client.submit`."""
         return await self._sent(lambda: self._client.submit(workflow, **options))
 
     async def generate(
@@ -257,16 +264,27 @@ class AsyncClient:
         return [outcomes[n] for n in range(len(spelled))]
 
     async def start(self, prompt: str, **options: Unpack[GenerateOptions]) -> AsyncJob:
-        """Send a prompt by the router; see `Client.start`."""
+        """Send a prompt; see `Client.start`."""
         return await self._sent(lambda: self._client.start(prompt, **options))
-
-    async def route(self, workflow: Workflow, **options: Unpack[RouteOptions]) -> AsyncJob:
-        """Send a workflow or template by the router; see `Client.route`."""
-        return await self._sent(lambda: self._client.route(workflow, **options))
 
     async def again(self, job_id: str, **options: Unpack[RouteOptions]) -> AsyncJob:
         """Send what a job asked for once more; see `Client.again`."""
         return await self._sent(lambda: self._client.again(job_id, **options))
+
+    async def resume(
+        self,
+        job_id: str,
+        *,
+        timeout_s: float | None = None,
+        out_dir: Path | str | None = None,
+        ask: Callable[[Ask], bool] | None = None,
+    ) -> AsyncJob:
+        """Go on with a job whose client has ended, or has let it go; see `Client.resume`."""
+
+        def go_on() -> RoutedJob:
+            return self._client.resume(job_id, timeout_s=timeout_s, out_dir=out_dir, ask=ask)
+
+        return AsyncJob(await in_thread(go_on))
 
     async def quote(self, prompt: str, **options: Unpack[GenerateOptions]) -> Quote:
         """Return what a prompt would cost and take on every backend; see `Client.quote`."""
@@ -282,13 +300,18 @@ class AsyncClient:
         *,
         timeout_s: float | None = None,
         out_dir: Path | str | None = None,
+        ask: Callable[[Ask], bool] | None = None,
     ) -> AsyncJob:
-        """Return the job that a handle names; see `Client.handle`."""
-        return AsyncJob(
-            await in_thread(
-                lambda: self._client.handle(handle, timeout_s=timeout_s, out_dir=out_dir)
-            )
-        )
+        """Return the job that a handle, or a job's id, names; see `Client.handle`."""
+
+        def find() -> Job | RoutedJob:
+            return self._client.handle(handle, timeout_s=timeout_s, out_dir=out_dir, ask=ask)
+
+        return AsyncJob(await in_thread(find))
+
+    async def cancel(self, handle: str | Handle) -> bool:
+        """Stop a job by its handle or id; see `Client.cancel`."""
+        return await in_thread(lambda: self._client.cancel(handle))
 
     async def backends(self) -> list[Health]:
         """Ask every configured backend how it is, at no cost. Never raises."""
@@ -301,10 +324,6 @@ class AsyncClient:
     async def backend(self, name: str, target: str | None = None) -> Backend:
         """Return a backend by name, opened once. Its calls block."""
         return await in_thread(lambda: self._client.backend(name, target))
-
-    async def choose(self) -> Choice:
-        """Say where the next job of `run` goes; see `Client.choose`."""
-        return await in_thread(self._client.choose)
 
     async def close(self) -> None:
         """Wait for what is being cancelled, and let connections go. Jobs go on."""

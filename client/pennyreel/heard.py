@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pennyreel.types import JobEvent, Progressed, Queued, Started, Warned
+from pennyreel.types import JobEvent, Progressed, Queued, Started, Submitted, Warned
 
 MAX_EVENTS = 10_000
 """Of a job; beyond them progress is kept by whole percents, and what only decorates is dropped."""
@@ -13,8 +13,8 @@ MAX_EVENTS = 10_000
 def keep(events: list[JobEvent], event: JobEvent) -> bool:
     """Append an event as it is to be told; return whether it was kept.
 
-    Percent never falls, whatever a backend says, and only the newest picture is kept: a long job
-    would fill the memory.
+    Percent never falls on one backend, whatever that says, and only the newest picture is kept: a
+    long job would fill the memory.
     """
     full = len(events) >= MAX_EVENTS
     if isinstance(event, Progressed):
@@ -34,6 +34,8 @@ def keep(events: list[JobEvent], event: JobEvent) -> bool:
 def _last(events: list[JobEvent]) -> tuple[int, Progressed | None]:
     for number in range(len(events) - 1, -1, -1):
         one = events[number]
+        if isinstance(one, Submitted):  # another attempt begins at nothing
+            break
         if isinstance(one, Progressed):
             return number, one
     return -1, None

@@ -15,7 +15,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class JobStart:
-    """A job that was sent, by the router or not."""
+    """A job that was sent, or is gone on with."""
 
     job_id: str
     backend: str
@@ -30,7 +30,8 @@ class EventFacts:
 
     job_id: str
     name: str
-    """chosen, told, submitted, queued, started, progressed, artifact_saved, warned, finished."""
+    """chosen, told, submitted, queued, started, progressed, artifact_saved, warned, detached,
+    finished."""
     backend: str
     at: float
     code: str = ""
@@ -48,8 +49,8 @@ class AttemptEnd:
     backend: str
     outcome: str
     """done, or an error's code."""
-    cost_microusd: int | None
-    """None: nobody has reckoned it. Of an unknown outcome, what counts as spent."""
+    cost_microusd: int
+    """Of an unknown outcome, what counts as spent."""
     at: float
     """When it began, in seconds since 1970."""
     seconds: float
@@ -57,13 +58,15 @@ class AttemptEnd:
 
 @dataclass(frozen=True)
 class JobEnd:
-    """A job that has ended."""
+    """A job that has ended, or was let go."""
 
     job_id: str
     backend: str
     """Where it was tried last."""
     outcome: str
-    cost_microusd: int | None
+    """done, an error's code, or detached: it goes on without this client."""
+    cost_microusd: int
+    """Of its attempts that have ended."""
     at: float
     """When it began, in seconds since 1970."""
     seconds: float
@@ -112,7 +115,7 @@ class LoggingHook:
 
     def job_ended(self, job: JobEnd) -> None:
         """See `Hook`."""
-        level = logging.INFO if job.outcome == "done" else logging.WARNING
+        level = logging.INFO if job.outcome in {"done", "detached"} else logging.WARNING
         self._log.log(
             level, "job %s: %s after %.1f s on %s, %d attempts, %s micro-dollars",
             job.job_id, job.outcome, job.seconds, job.backend or "?", job.attempts,

@@ -1,15 +1,17 @@
-"""A submitted job: its events, its result, its end."""
+"""A job that is followed by its handle alone: its events, its result, its end.
+
+One that the ledger knows and that has not ended is a `RoutedJob`; see `handles.py`.
+"""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from pennyreel import types
 from pennyreel.backends.base import Backend
+from pennyreel.chronicle import TICK_S, Chronicle, let_go
 from pennyreel.errors import (
     Code,
     JobCancelled,
@@ -21,14 +23,24 @@ from pennyreel.errors import (
     error,
 )
 from pennyreel.fetching import Fetching
-from pennyreel.types import Attempt, Handle, JobEvent, RunResult
-from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel.routing.follower import Leave, LeaveToken
+from pennyreel.types import Attempt, Handle, RunResult
+from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Result
 
-OnEnd = Callable[[str], None]
-"""Told how the job ended: done, or an error's code."""
 
-_TICK_S = 0.5
+class Unbooked:
+    """What is written down of a job, and known of it: nothing, where no ledger has it."""
+
+    def made(self, result: Result) -> None:
+        """Hear that it is made; its files are not here yet."""
+
+    def ended(self, problem: BaseException | None, result: RunResult | None = None) -> None:
+        """Hear how it ended; in the thread that follows it."""
+
+    def told(self, handle: Handle) -> tuple[int | None, tuple[Attempt, ...]]:
+        """Return what the job has cost, if it is known, and its attempts."""
+        return None, (Attempt(handle.backend, handle.attempt_id, "done"),)
 
 
 class Job:
@@ -42,56 +54,50 @@ class Job:
         *,
         out_dir: Path,
         deadline: Deadline,
-        on_end: OnEnd = lambda _: None,
-        began: float | None = None,
+        books: Unbooked | None = None,
     ) -> None:
-        """Use `Client.submit` or `Client.handle`."""
+        """Use `Client.handle`."""
         self.id = job_id
         self.handle = handle
-        self._backend = backend
-        self._out_dir = out_dir
-        self._deadline = deadline
-        self._on_end = on_end
-        self._cancel = CancelToken()
-        self._changed = threading.Condition()
-        self._events: list[JobEvent] = [types.Submitted(handle)]
+        self._backend, self._books = backend, books or Unbooked()
+        self._out_dir, self._deadline = out_dir, deadline
+        self._cancel = LeaveToken()
+        self._chronicle = Chronicle(types.Submitted(handle))
         self._result: RunResult | None = None
         self._problem: BaseException | None = None
         self._thread: threading.Thread | None = None
-        self._clock = _Clock(began)
 
     @property
     def done(self) -> bool:
         """Whether it has ended, well or badly. Only known once somebody follows it."""
-        with self._changed:
+        with self._chronicle.changed:
             return self._result is not None or self._problem is not None
 
     def note(self, event: types.Warned) -> None:
         """Add a warning of the client's own."""
-        self._tell(event)
+        self._chronicle.tell(event)
 
-    def events(self) -> Iterator[JobEvent]:
+    def accepted(self, timeout_s: float | None = None) -> Handle:  # noqa: ARG002 - it was
+        """Return its handle: its backend has it."""
+        return self.handle
+
+    def detach(self) -> None:
+        """Follow it no more; it goes on."""
+        self._cancel.leave()
+
+    def events(self) -> Iterator[types.JobEvent]:
         """Yield what happens, from the beginning, until Finished. Raises nothing of the job's.
 
         Events decorate: whether it went well is for `result` to say.
         """
         self._follow()
-        seen = 0
-        while True:
-            with self._changed:
-                while len(self._events) == seen:
-                    self._changed.wait(_TICK_S)  # bounded, so that Ctrl-C works on Windows
-                fresh = self._events[seen:]
-            seen += len(fresh)
-            yield from fresh
-            if isinstance(fresh[-1], types.Finished):
-                return
+        return self._chronicle.read()
 
     def result(self, timeout_s: float | None = None) -> RunResult:
         """Wait for the end and return what it made, saved on this disk.
 
-        The job's own deadline (`timeout_s` of submit) cancels it. This one only ends the waiting:
-        the builtin TimeoutError, and the job goes on.
+        The job's own deadline (`timeout_s` of `Client.handle`) cancels it. This one only ends the
+        waiting: the builtin TimeoutError, and the job goes on.
 
         Raises:
             JobFailed, JobCancelled, JobTimeout: how it ended.
@@ -99,12 +105,12 @@ class Job:
 
         """
         self._follow()
-        limit = Deadline(timeout_s)
-        with self._changed:
+        limit, changed = Deadline(timeout_s), self._chronicle.changed
+        with changed:
             while self._result is None and self._problem is None:
                 if limit.expired:
                     raise TimeoutError(f"job {self.id} has not ended within {timeout_s:g} s")
-                self._changed.wait(limit.left(_TICK_S))
+                changed.wait(limit.left(TICK_S))
             if self._problem is not None:
                 raise self._problem
             if self._result is None:  # pragma: no cover - one of the two is set
@@ -117,23 +123,25 @@ class Job:
         A job that is being followed ends with JobCancelled; one that has ended stays as it is, but
         is stopped for certain where its end left that open.
         """
-        with self._changed:
+        with self._chronicle.changed:
             thread, ended = self._thread, self._result is not None or self._problem is not None
         if thread is None:
             stopped = self._backend.cancel(self.handle)
             if stopped:
-                self._record(Code.CANCELLED.value)
+                sure = {"confirmed_stopped": True}
+                told = error(Code.CANCELLED, "the job was cancelled", detail=sure)
+                self._record(lambda: self._books.ended(told))
             return stopped
         if not ended:
             self._cancel.cancel()
             while thread.is_alive():
-                thread.join(_TICK_S)
+                thread.join(TICK_S)
             if isinstance(self._problem, JobCancelled):  # this very attempt
                 return not _may_run(self._problem)
         return not _may_run(self._problem) or self._backend.cancel(self.handle)
 
     def _follow(self) -> None:
-        with self._changed:
+        with self._chronicle.changed:
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name=f"pennyreel-job-{self.id[:8]}", daemon=True
@@ -141,35 +149,50 @@ class Job:
                 self._thread.start()
 
     def _run(self) -> None:
-        outcome, problem = "done", None
+        problem: PennyreelError | None = None
         result: RunResult | None = None
         try:
             result = self._finish(self._wait())
+        except Leave:
+            self._end(types.Detached(self.handle), problem=let_go(self.id))
+            return
         except PennyreelError as failure:
-            problem, outcome = failure, failure.code
+            problem = failure
         except Exception as failure:  # noqa: BLE001 - whatever it is belongs to who waits
             # Its words may quote what they should not; whoever debugs finds them in the cause.
             problem = error(Code.INTERNAL, f"unforeseen: {type(failure).__name__}")
             problem.__cause__ = failure
-            outcome = problem.code
-        self._record(outcome)
-        with self._changed:
-            self._result, self._problem = result, problem
-            self._events.append(types.Finished(outcome, problem.info if problem else None))
-            self._changed.notify_all()
+        self._record(lambda: self._books.ended(problem, result))
+        info = None if problem is None else problem.info
+        last = types.Finished("done" if info is None else info.code, info)
+        self._end(last, problem=problem, result=result)
 
-    def _record(self, outcome: str) -> None:
-        """Have the end written down; a full disk changes nothing about the job."""
+    def _end(
+        self,
+        last: types.JobEvent,
+        *,
+        problem: PennyreelError | None,
+        result: RunResult | None = None,
+    ) -> None:
+        with self._chronicle.changed:
+            self._result, self._problem = result, problem
+            self._chronicle.tell(last)
+
+    def _record(self, write: Callable[[], None]) -> None:
+        """Have something written down; a full disk changes nothing about the job."""
         try:
-            self._on_end(outcome)
+            write()
         except (OSError, PennyreelError) as failure:
             told = getattr(failure, "strerror", None) or failure
-            self._tell(types.Warned(f"the job's end cannot be recorded: {told}"))
+            self._chronicle.tell(types.Warned(f"what became of the job cannot be recorded: {told}"))
 
     def _wait(self) -> Result:
         try:
             return self._backend.follow(
-                self.handle, on_event=self._tell, deadline=self._deadline, cancel=self._cancel
+                self.handle,
+                on_event=self._chronicle.tell,
+                deadline=self._deadline,
+                cancel=self._cancel,
             )
         except Unavailable as problem:
             # "Unavailable" says that nothing was accepted; this job was.
@@ -182,9 +205,11 @@ class Job:
 
     def _finish(self, remote: Result) -> RunResult:
         """Save what it made."""
-        self._clock.executed()
+        tell = self._chronicle.tell
+        self._chronicle.executed()
+        self._record(lambda: self._books.made(remote))
         for text in remote.warnings:
-            self._tell(types.Warned(text))
+            tell(types.Warned(text))
         fetching = Fetching(
             self._backend,
             self.handle,
@@ -192,51 +217,25 @@ class Job:
             self._deadline,
             self._cancel,
             f"pennyreel result '{self.handle}'",
-            self._tell,
+            tell,
         )
         saved = fetching.all(remote)
-        with self._changed:
-            warnings = [e.text for e in self._events if isinstance(e, types.Warned)]
+        cost, attempts = self._books.told(self.handle)
         return RunResult(
             job_id=self.id,
             backend=self.handle.backend,
             handle=self.handle,
             artifacts=saved,
-            timings=self._clock.timings(),
+            timings=self._chronicle.timings(),
             remote_timings=dict(remote.timings),
             gpu=None if remote.gpu is None else remote.gpu.model_dump(exclude_none=True),
-            attempts=(Attempt(self.handle.backend, self.handle.attempt_id, "done"),),
-            warnings=tuple(dict.fromkeys(warnings)),
+            attempts=attempts,
+            warnings=self._chronicle.warnings,
             seed=remote.seed,
             metadata=dict(remote.metadata),
+            cost_microusd=cost,
             replayed=remote.replayed,
         )
-
-    def _tell(self, event: JobEvent) -> None:
-        with self._changed:
-            if isinstance(event, types.Started):
-                self._clock.started()
-            if isinstance(event, types.Progressed):
-                event = self._never_back(event)
-                if event.preview is not None:
-                    self._forget_preview()
-            self._events.append(event)
-            self._changed.notify_all()
-
-    def _forget_preview(self) -> None:
-        """Drop the last picture: only the newest is kept, or a long job would fill the memory."""
-        for number in range(len(self._events) - 1, -1, -1):
-            old = self._events[number]
-            if isinstance(old, types.Progressed) and old.preview is not None:
-                self._events[number] = replace(old, preview=None)
-                return
-
-    def _never_back(self, event: types.Progressed) -> types.Progressed:
-        """Keep the promise that percent never falls, whatever a backend says."""
-        last = next((e for e in reversed(self._events) if isinstance(e, types.Progressed)), None)
-        if last is not None and event.percent < last.percent:
-            return replace(event, percent=last.percent)
-        return event
 
 
 def _may_run(problem: BaseException | None) -> bool:
@@ -248,33 +247,3 @@ def _may_run(problem: BaseException | None) -> bool:
         return confirmed is not True
     lost = isinstance(problem, (OutcomeUnknown, SetupNeeded, Unavailable))
     return lost or confirmed is False or problem.code == Code.INTERNAL.value
-
-
-class _Clock:
-    """Measures a job's stages as they are seen from here."""
-
-    def __init__(self, began: float | None) -> None:
-        self._began = time.monotonic() if began is None else began
-        self._started: float | None = None
-        self._executed: float | None = None
-
-    def started(self) -> None:
-        """A worker has it."""
-        self._started = self._started or time.monotonic()
-
-    def executed(self) -> None:
-        """Its result is here, its files are not."""
-        self._executed = time.monotonic()
-
-    def timings(self) -> dict[str, float]:
-        """Seconds by stage; they add up to the total."""
-        now = time.monotonic()
-        executed = self._executed or now
-        started = min(self._started or executed, executed)
-        stages = {
-            "queue": started - self._began,
-            "execute": executed - started,
-            "fetch": now - executed,
-            "total": now - self._began,
-        }
-        return {name: round(seconds, 3) for name, seconds in stages.items()}

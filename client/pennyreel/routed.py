@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pennyreel import types
 from pennyreel.backends.base import Backend, Work
 from pennyreel.books import LedgerBooks
+from pennyreel.chronicle import TICK_S, Chronicle, let_go
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.fetching import Fetching
-from pennyreel.heard import keep
 from pennyreel.money.ledger import Ledger
 from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.driver import Driver, Ended, Left
@@ -40,8 +40,6 @@ LEAVE_S = 5.0
 LAST_CALL_S = 30.0
 """How much longer the answer to a call is waited for that is under way then."""
 
-_TICK_S = 0.5
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -66,7 +64,6 @@ class _Made:
     artifacts: tuple[Artifact, ...] = ()
     result: Result | None = None
     handle: Handle | None = None
-    events: list[JobEvent] = field(default_factory=list)
 
 
 class RoutedJob:
@@ -82,20 +79,22 @@ class RoutedJob:
         deadline: Deadline,
         first: JobEvent | None = None,
     ) -> None:
-        """Use `Client.generate`, `Client.route` or `Client.resume`."""
+        """Use `Client.start`, `Client.submit` or `Client.resume`."""
         self.id = job_id
         self._work, self._parts = work, parts
         self._out_dir, self._deadline = out_dir, deadline
-        self._changed = threading.Condition()
-        self._made = _Made(events=[] if first is None else [first])
+        self._chronicle = Chronicle(*([] if first is None else [first]))
+        self._made = _Made(handle=first.handle if isinstance(first, types.Submitted) else None)
         self._problem: BaseException | None = None
         self._end: RunResult | None = None
         self._over = threading.Event()
+        self._kept = threading.Event()
+        self._detaching = self._detached = False
         self._late: Deadline | None = None
         self._last_call = False
         self._begun = False
-        self._clock = _Clock()
-        parts.books.on_accepted = lambda told: self._tell(types.Submitted(Handle.parse(told)))
+        self._cancelled = False
+        parts.books.on_accepted = self._accepted
         self._driver = self._drive()
         self._thread = threading.Thread(
             target=self._run, name=f"pennyreel-route-{job_id[:8]}", daemon=True
@@ -106,49 +105,78 @@ class RoutedJob:
 
     def start(self) -> RoutedJob:
         """Begin, where it has not begun."""
-        with self._changed:
+        with self._chronicle.changed:
             begun, self._begun = self._begun, True
         if not begun:
-            self._thread.start()
+            with suppress(PennyreelError):
+                self._cancelled = self._parts.books.cancelled(self.id)
             self._keeper.start()
+            self._thread.start()
         return self
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or badly."""
+        """Whether it has ended, well or badly, or was let go."""
         return self._over.is_set()
 
     @property
     def handle(self) -> Handle | None:
         """Of the attempt that runs or has won, once it is accepted."""
-        with self._changed:
+        with self._chronicle.changed:
             return self._made.handle
 
-    def events(self) -> Iterator[JobEvent]:
-        """Yield what happens, from the beginning, until Finished. Raises nothing of the job's."""
+    def accepted(self, timeout_s: float | None = None) -> Handle:
+        """Wait until a backend has it, and return the handle that finds it again.
+
+        After `detach`, until it is let go.
+
+        Raises:
+            PennyreelError: it has ended badly, on every backend that might have it.
+            TimeoutError: no backend has it within `timeout_s`; it goes on.
+
+        """
         self.start()
-        seen = 0
-        while True:
-            with self._changed:
-                while len(self._made.events) == seen:
-                    self._changed.wait(_TICK_S)  # bounded, so that Ctrl-C works on Windows
-                fresh = self._made.events[seen:]
-            seen += len(fresh)
-            yield from fresh
-            if isinstance(fresh[-1], types.Finished):
-                return
+        limit, changed = Deadline(timeout_s), self._chronicle.changed
+        with changed:
+            while not self._over.is_set() and (self._detaching or self._made.handle is None):
+                if limit.expired:
+                    raise TimeoutError(f"no backend has job {self.id} within {timeout_s:g} s")
+                changed.wait(limit.left(TICK_S))
+            handle = self._made.handle
+        if self._problem is not None and not self._detached:
+            raise self._problem
+        if handle is None:  # pragma: no cover - what ended well was accepted
+            raise RuntimeError("a job ended well without a handle")
+        return handle
+
+    def detach(self) -> None:
+        """Let go of it as soon as a backend has it, without stopping it; returns at once.
+
+        `accepted` waits for that. What it may cost stays reserved, and anybody can go on with it:
+        `Client.handle`, `pennyreel result`, `pennyreel jobs resume`. What is made by then ends
+        here.
+        """
+        self._detaching = True
+        self._driver.detach()
+        self.start()
+
+    def events(self) -> Iterator[JobEvent]:
+        """Yield what happens, from the beginning, until Finished or Detached; raises nothing."""
+        self.start()
+        return self._chronicle.read()
 
     def result(self, timeout_s: float | None = None) -> RunResult:
         """Wait for the end and return what it made, saved on this disk.
 
         Raises:
-            PennyreelError: it failed everywhere; `info.detail["attempts"]` has each attempt.
+            PennyreelError: it failed everywhere; `info.detail["attempts"]` has each attempt. Or it
+                was let go.
             TimeoutError: it has not ended within `timeout_s`; it goes on.
 
         """
         self.start()
         limit = Deadline(timeout_s)
-        while not self._over.wait(limit.left(_TICK_S)):
+        while not self._over.wait(limit.left(TICK_S)):
             if limit.expired:
                 raise TimeoutError(f"job {self.id} has not ended within {timeout_s:g} s")
         if self._problem is not None:
@@ -161,7 +189,7 @@ class RoutedJob:
         """Stop it; return whether it is known that nothing of it runs any more."""
         self._driver.cancel()
         self.start()
-        while not self._over.wait(_TICK_S):
+        while not self._over.wait(TICK_S):
             pass
         left = self._parts.ledger.open_attempts(self.id)
         return not left
@@ -170,7 +198,7 @@ class RoutedJob:
         parts = self._parts
         ears = Ears(
             told=self._told,
-            event=self._tell,
+            event=self._chronicle.tell,
             ask=self._asked,
         )
         return Driver(
@@ -202,16 +230,28 @@ class RoutedJob:
             problem = error(Code.INTERNAL, f"unforeseen: {type(failed).__name__}")
             problem.__cause__ = failed
         self._give_back()
+        self._finish(problem)
+
+    def _finish(self, problem: BaseException | None) -> None:
+        """Tell all who wait."""
         info = problem.info if isinstance(problem, PennyreelError) else None
+        last: JobEvent = types.Finished("done" if info is None else info.code, info)
+        if self._detached and self._made.handle is not None:
+            last = types.Detached(self._made.handle)
         self._problem = problem
-        self._tell(types.Finished("done" if info is None else info.code, info))
-        self._over.set()
+        with self._chronicle.changed:
+            self._over.set()
+            self._chronicle.tell(last)
 
     def _give_back(self) -> None:
         """Let others drive it; where it has not ended, also what is left of it."""
+        self._kept.set()
+        self._keeper.join()  # it would claim again what is given back here
         ended = False
-        with suppress(PennyreelError):
+        with suppress(PennyreelError):  # then the claims end by themselves
             ended = self._parts.ledger.job(self.id).outcome is not None
+            for attempt in () if ended else self._parts.ledger.open_attempts(self.id):
+                self._parts.ledger.unclaim(attempt.attempt_id)
         self._parts.held.release(ended=ended)
 
     def _failure(self, ended: Ended) -> PennyreelError | None:
@@ -225,22 +265,25 @@ class RoutedJob:
         return error(Code.TIMEOUT, str(told), hint=hint, detail={"confirmed_stopped": not still})
 
     def _left(self) -> PennyreelError:
-        """Return the error of a job that was left at its deadline; others may go on with it."""
+        """Return the error of a job that was let go, or left at its deadline: it is open still."""
+        if self._late is None:
+            self._detached = True
+            return let_go(self.id)
         still = self._parts.ledger.open_attempts(self.id)
-        for attempt in still:
-            self._parts.ledger.unclaim(attempt.attempt_id)
         return left(self.id, str(self._deadline.error("the job")), still)
 
     def _keep(self) -> None:
         """Keep the job ours, and end it at its deadline, or when another process says so."""
         renewed = time.monotonic()
-        while not self._over.wait((self._late or self._deadline).left(LOOK_S)):
+        while not self._kept.wait((self._late or self._deadline).left(LOOK_S)):
             if self._late is None and self._deadline.expired:
                 self._end_late()
             elif self._late is not None and self._late.expired:
                 self._leave()
             with suppress(PennyreelError):  # a ledger that is away for a moment
-                if self._parts.books.cancelled(self.id):
+                # Once: what is made for all that, and paid for, is fetched.
+                if not self._cancelled and self._parts.books.cancelled(self.id):
+                    self._cancelled = True
                     self._driver.cancel()
                 if time.monotonic() - renewed >= RENEW_S:
                     renewed = time.monotonic()
@@ -268,13 +311,14 @@ class RoutedJob:
 
     def _fetch(self, backend: Backend, handle: Handle, result: Result, cancel: CancelToken) -> None:
         again = f"pennyreel jobs fetch {self.id}"
-        self._clock.executed()
+        tell = self._chronicle.tell
+        self._chronicle.executed()
         limit = Deadline(None)  # it is made and paid for
-        fetching = Fetching(backend, handle, self._out_dir, limit, cancel, again, self._tell)
+        fetching = Fetching(backend, handle, self._out_dir, limit, cancel, again, tell)
         for text in result.warnings:
-            self._tell(types.Warned(text))
+            tell(types.Warned(text))
         artifacts = fetching.all(result)
-        with self._changed:
+        with self._chronicle.changed:
             self._made.artifacts, self._made.result = artifacts, result
         option = self._option(handle)
         if option is not None:
@@ -294,20 +338,18 @@ class RoutedJob:
                 hint=f"See it: pennyreel jobs show {self.id}",
             )
         job, remote = self._parts.ledger.job(self.id), self._made.result
-        with self._changed:
-            warned = [e.text for e in self._made.events if isinstance(e, types.Warned)]
         return RunResult(
             job_id=self.id,
             backend=ended.handle.backend,
             handle=ended.handle,
             artifacts=self._made.artifacts,
-            timings=self._clock.timings(),
+            timings=self._chronicle.timings(),
             remote_timings=dict(remote.timings),
             gpu=None if remote.gpu is None else remote.gpu.model_dump(exclude_none=True),
             attempts=tuple(
                 Attempt(a.backend, a.attempt_id, a.code or a.state) for a in job.attempts
             ),
-            warnings=tuple(dict.fromkeys(warned)),
+            warnings=self._chronicle.warnings,
             seed=remote.seed,
             metadata=dict(remote.metadata),
             cost_microusd=job.spent + job.reserved,
@@ -315,43 +357,10 @@ class RoutedJob:
         )
 
     def _told(self, told: RouterTold) -> None:
-        self._tell(types.Told(told.text, told.code))
+        self._chronicle.tell(types.Told(told.text, told.code))
 
-    def _tell(self, event: JobEvent) -> None:
-        with self._changed:
-            if isinstance(event, types.Submitted):
-                self._made.handle = event.handle
-            if isinstance(event, types.Started):
-                self._clock.started()
-            keep(self._made.events, event)
-            self._changed.notify_all()
-
-
-class _Clock:
-    """Measures a job's stages as they are seen from here; of several attempts, the last one's."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._started: float | None = None
-        self._executed: float | None = None
-
-    def started(self) -> None:
-        """A worker has it."""
-        self._started = time.monotonic()
-
-    def executed(self) -> None:
-        """Its result is told, its files are not here."""
-        self._executed = self._executed or time.monotonic()
-
-    def timings(self) -> dict[str, float]:
-        """Seconds by stage; they add up to the total."""
-        now = time.monotonic()
-        executed = self._executed or now
-        started = min(self._started or executed, executed)
-        stages = {
-            "queue": started - self._began,
-            "execute": executed - started,
-            "fetch": now - executed,
-            "total": now - self._began,
-        }
-        return {name: round(seconds, 3) for name, seconds in stages.items()}
+    def _accepted(self, told: str) -> None:
+        handle = Handle.parse(told)
+        with self._chronicle.changed:
+            self._made.handle = handle
+            self._chronicle.tell(types.Submitted(handle))

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -107,6 +108,7 @@ class Spool:
                 Code.BAD_REQUEST,
                 f"what job {job_id} asked for is not on this machine",
                 hint="Resume it where it was started; a result is had by: pennyreel result HANDLE",
+                detail={"absent": True},
             ) from None
 
     def hold(self, job_id: str) -> Held | None:
@@ -157,6 +159,16 @@ class Spool:
         return self.folder / f"{job_id}.json"
 
 
+def read_need(told: Mapping[str, Any]) -> Need:
+    """Return what a job requires, from JSON; what this version does not know is passed over."""
+    known: dict[str, Any] = {
+        k: tuple(map(_hashable, v)) if isinstance(v, list) else v
+        for k, v in told.items()
+        if k in Need.__dataclass_fields__
+    }
+    return Need(**known)
+
+
 def _written(order: Order) -> dict[str, Any]:
     work = order.work
     prompt = None if work.prompt is None else {**_shallow(work.prompt), "image": None}
@@ -184,9 +196,6 @@ def _read(body: dict[str, Any]) -> Order:
     if body["prompt"] is not None:
         image = None if body["image"] is None else _given(body["image"])
         prompt = replace(Prompt(**body["prompt"]), image=image)
-    need: dict[str, Any] = {
-        k: tuple(map(_hashable, v)) if isinstance(v, list) else v for k, v in body["need"].items()
-    }
     work = Work(
         attempt_id=body["attempt_id"],
         graph=body["graph"],
@@ -198,7 +207,7 @@ def _read(body: dict[str, Any]) -> Order:
         preview=body["preview"],
         metadata=body["metadata"],
         prompt=prompt,
-        need=Need(**need),
+        need=read_need(body["need"]),
     )
     return Order(work, Path(body["out_dir"]), body["terms"])
 

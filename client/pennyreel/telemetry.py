@@ -22,6 +22,7 @@ _IDLE = frozenset(
 )
 """What the API gives where nobody has set up anything; those of metrics have no public name."""
 
+_WELL = frozenset({"done", "detached"})
 _TOLD = frozenset({"submitted", "told", "started", "artifact_saved"})
 """Events that are worth a mark on a job's span; progress is not."""
 
@@ -99,9 +100,8 @@ class OpenTelemetryHook:
 
 
 def _end(span: Span, ended: AttemptEnd | JobEnd) -> None:
-    if ended.cost_microusd is not None:
-        span.set_attribute("pennyreel.cost_microusd", ended.cost_microusd)
-    if ended.outcome != "done":
+    span.set_attribute("pennyreel.cost_microusd", ended.cost_microusd)
+    if ended.outcome not in _WELL:
         span.set_attribute("error.type", ended.outcome)
         span.set_status(Status(StatusCode.ERROR, ended.outcome))
     span.end(_ns(ended.at + ended.seconds))

@@ -148,7 +148,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progressed:
-    """How far it is. `percent` is of the whole job and never falls."""
+    """How far it is. `percent` is of the whole job; it falls only where another backend has it."""
 
     percent: float
     stage: str
@@ -176,6 +176,13 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class Detached:
+    """The last event of a job that was let go: it goes on without this client."""
+
+    handle: Handle
+
+
+@dataclass(frozen=True)
 class Finished:
     """The last event. `outcome` is done, or the error's code."""
 
@@ -184,7 +191,16 @@ class Finished:
 
 
 JobEvent: TypeAlias = (
-    Chosen | Told | Submitted | Queued | Started | Progressed | ArtifactSaved | Warned | Finished
+    Chosen
+    | Told
+    | Submitted
+    | Queued
+    | Started
+    | Progressed
+    | ArtifactSaved
+    | Warned
+    | Detached
+    | Finished
 )
 
 

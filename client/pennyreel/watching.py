@@ -61,12 +61,12 @@ class Hooks:
         self._lines: list[_Line] | None = None
         self._watched: list[tuple[Followed, threading.Thread]] = []
 
-    def watch(self, job: Followed, attempts: Attempts | None = None) -> None:
+    def watch(self, job: Followed, attempts: Attempts) -> None:
         """Tell the hooks of a job until its end. Never raises, and reads events only.
 
         Args:
             job: it may have begun.
-            attempts: asks the ledger, where the job is in it.
+            attempts: asks the ledger.
 
         """
         lines = self._open()
@@ -190,7 +190,7 @@ class _Watcher:
     def __init__(
         self,
         job: Followed,
-        attempts: Attempts | None,
+        attempts: Attempts,
         lines: list[_Line],
         context: contextvars.Context,
     ) -> None:
@@ -199,7 +199,6 @@ class _Watcher:
         self._backend = ""
         self._started = False
         self._told: dict[str, AttemptEnd] = {}
-        self._submitted: tuple[str, str, float] | None = None
 
     def run(self) -> None:
         try:
@@ -213,7 +212,6 @@ class _Watcher:
             self._backend = event.backend
         if isinstance(event, types.Submitted):
             self._backend = event.handle.backend
-            self._submitted = (event.handle.backend, event.handle.attempt_id, time.time())
         if not self._started:
             self._started = True
             start = JobStart(self._job.id, self._backend, self._began)
@@ -223,7 +221,9 @@ class _Watcher:
         if isinstance(event, (types.Told, types.Submitted, types.Finished)):
             self._settle(event)
         if isinstance(event, types.Finished):
-            self._tell("job_ended", self._end(event))
+            self._tell("job_ended", self._end(event.outcome))
+        if isinstance(event, types.Detached):
+            self._tell("job_ended", self._end("detached"))
 
     def _facts(self, event: JobEvent) -> EventFacts:
         name = types.event_json(event)["event"]
@@ -236,16 +236,6 @@ class _Watcher:
 
     def _settle(self, event: JobEvent) -> None:
         """Tell of the attempts that have ended since."""
-        if self._attempts is None:
-            if isinstance(event, types.Finished) and self._submitted is not None:
-                backend, attempt_id, at = self._submitted
-                self._tell_attempt(
-                    AttemptEnd(
-                        self._job.id, attempt_id, backend, event.outcome, None, at,
-                        time.time() - at,
-                    )
-                )  # fmt: skip
-            return
         with suppress(PennyreelError):  # a ledger that is away: the next event asks again
             for one in self._attempts(self._job.id):
                 over = one.state == "ended"
@@ -258,18 +248,16 @@ class _Watcher:
         self._told[end.attempt_id] = end
         self._tell("attempt_ended", end)
 
-    def _end(self, event: types.Finished) -> JobEnd:
-        costs = [one.cost_microusd for one in self._told.values()]
-        known = [cost for cost in costs if cost is not None]
+    def _end(self, outcome: str) -> JobEnd:
         last = next(reversed(self._told.values()), None)
         return JobEnd(
             self._job.id,
             self._backend if last is None else last.backend,
-            event.outcome,
-            sum(known) if len(known) == len(costs) else None,
+            outcome,
+            sum(one.cost_microusd for one in self._told.values()),
             self._began,
             time.time() - self._began,
-            len(costs),
+            len(self._told),
         )
 
     def _tell(self, method: str, facts: Any) -> None:

@@ -249,7 +249,7 @@ def test_it_is_there_by_name_and_is_never_chosen(home: Any) -> None:
     assert "simulated" in registry.BUILTIN
     assert "simulated" not in registry.names()
     with Client() as client, pytest.raises(SetupNeeded):
-        client.choose()
+        client.run(GRAPH)
     with Client(backend="simulated", out_dir=home / "out") as client:
         result = client.run(GRAPH)
     assert result.backend == "simulated"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pennyreel
 from fakes.waits import eventually
 from pennyreel import AsyncClient, Client, JobFailed, JobTimeout
 from pennyreel.errors import Code, error
-from pennyreel.types import Finished, JobEvent, Progressed, Submitted
+from pennyreel.types import Detached, Finished, JobEvent, Progressed, Submitted
 
 
 def settings(**more: str) -> dict[str, Any]:
@@ -28,6 +29,14 @@ def play(story: Callable[[], Awaitable[None]]) -> None:
     before = set(threading.enumerate())
     asyncio.run(story())  # type: ignore[arg-type]
     eventually(lambda: not {t for t in threading.enumerate() if t.is_alive()} - before)
+
+
+async def seen(condition: Callable[[], bool]) -> None:
+    """Wait until it is true, looking in each turn of the loop, so that nothing overtakes it."""
+    limit = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < limit, "never became true"
+        await asyncio.sleep(0)
 
 
 def faces(cls: type[Any]) -> dict[str, Any]:
@@ -59,8 +68,10 @@ def test_jobs_have_the_same_names() -> None:
     from pennyreel.aio import AsyncJob
     from pennyreel.routed import RoutedJob
 
-    assert set(faces(AsyncJob)) == {"id", "handle", "done", "events", "result", "cancel"}
-    assert set(faces(AsyncJob)) - {"id"} <= set(faces(RoutedJob))
+    names = {"id", "handle", "done", "accepted", "detach", "events", "result", "cancel"}
+    assert set(faces(AsyncJob)) == names
+    assert names - {"id"} <= set(faces(RoutedJob))
+    assert names - {"id", "handle"} <= set(faces(pennyreel.Job))
 
 
 def test_a_prompt_becomes_a_file_and_its_events_come_in_order(out: Path) -> None:
@@ -162,9 +173,9 @@ def test_a_second_cancel_leaves_at_once_and_close_still_waits_for_the_confirmati
                 client.generate("a boat", on_event=lambda _: running.set())
             )
             await running.wait()
-            for _ in range(2):
-                task.cancel()
-                await asyncio.sleep(0)
+            task.cancel()
+            await seen(lambda: bool(client._stopping))  # the first has got that far
+            task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             ledger = client.dispatch.ledger
@@ -177,10 +188,16 @@ def test_a_second_cancel_leaves_at_once_and_close_still_waits_for_the_confirmati
 def test_a_job_that_was_being_sent_when_its_task_was_cancelled_does_not_run_on() -> None:
     async def story() -> None:
         async with AsyncClient(**settings(run_s="600")) as client:
-            task = asyncio.ensure_future(client.start("a boat"))
-            while not client.dispatch.ledger.jobs():
-                await asyncio.sleep(0)
+            noted, on = threading.Event(), threading.Event()
+
+            def hold(_: str) -> None:
+                noted.set()
+                on.wait(15)
+
+            task = asyncio.ensure_future(client.start("a boat", noted=hold))
+            await seen(noted.is_set)
             task.cancel()
+            on.set()
             with pytest.raises(asyncio.CancelledError):
                 await task
             (job,) = client.dispatch.ledger.jobs()
@@ -224,13 +241,24 @@ def test_a_workflow_a_handle_a_quote_and_health(graph_file: Path) -> None:
             ran = await client.run(str(graph_file))
             found = await client.handle(str(ran.handle))
             assert (await found.result()).handle == ran.handle
-            quote, health, choice = await asyncio.gather(
-                client.quote("a boat"), client.health("simulated"), client.choose()
-            )
+            assert await client.cancel(ran.job_id), "it is over"
+            quote, health = await asyncio.gather(client.quote("a boat"), client.health("simulated"))
             assert quote.decision.order
             assert health.reachable
-            assert choice.name == "simulated"
-            assert (await (await client.route(str(graph_file))).result()).job_id
+
+    play(story)
+
+
+def test_a_job_is_let_go_and_gone_on_with(graph_file: Path) -> None:
+    async def story() -> None:
+        async with AsyncClient(**settings(run_s="0.3")) as client:
+            job = await client.submit(str(graph_file))
+            await job.detach()
+            handle = await job.accepted()
+            assert isinstance((await _read(job))[-1], Detached)
+            again = await client.resume(job.id)
+            assert await again.accepted() == handle
+            assert (await again.result()).job_id == job.id
 
     play(story)
 

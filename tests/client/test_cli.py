@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,10 +28,19 @@ from fakes.comfyui import PNG, FakeComfy
 from pennyreel import Client, localcomfy
 from pennyreel.cli.app import COMMANDS
 from pennyreel.cli.exits import EXITS, exit_code
+from pennyreel.config import load
+from pennyreel.money.ledger import Ledger
 from pennyreel_contract import Code, error
 from pennyreel_emulators.runpod import JobFinished, RunPodPlatform
 
 Servers = Callable[[Script], Scripted]
+
+
+@pytest.fixture
+def ledger(home: Path) -> Iterator[Ledger]:
+    """The home's ledger, as another process sees it."""
+    with Ledger.open(load()) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -172,7 +181,7 @@ def test_a_bug_exits_1_in_one_line_and_shows_its_traceback_when_asked(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oops")
 
-    monkeypatch.setattr(Client, "route", broken)
+    monkeypatch.setattr(Client, "submit", broken)
     ran = cli("run", graph, "--json")
     assert ran.code == 1
     assert "ZeroDivisionError" in ran.err
@@ -209,22 +218,84 @@ def test_ctrl_c_cancels_confirms_and_exits_130(
     assert not out.exists() or not list(out.iterdir())
 
 
-def test_a_handle_printed_by_no_wait_is_fetched_by_result(
-    cli: Callable[..., Ran], platform: RunPodPlatform, worker: Worker, graph: Path
+RUNPOD = ("--backend", "runpod", "--allow-unknown-price")
+
+
+def test_a_job_left_by_no_wait_is_fetched_by_its_handle_and_by_its_id(
+    cli: Callable[..., Ran],
+    platform: RunPodPlatform,
+    worker: Worker,
+    graph: Path,
+    ledger: Ledger,
 ) -> None:
-    handle = cli("run", graph, "--no-wait", "--backend", "runpod").out.strip()
+    left = cli("run", graph, "--no-wait", *RUNPOD)
+    handle = left.out.strip()
+    (job,) = ledger.jobs()
+    assert left.err.splitlines()[-1] == (
+        f"job {job.job_id}: fetch it with: pennyreel result {job.job_id[:12]}"
+    )
+    assert [a.handle for a in job.attempts] == [handle]
     worker.succeed(worker.take(), artifact("a.png", b"x"))
-    ran = cli("result", handle)
-    assert ran.code == 0
-    assert Path(ran.out.strip()).read_bytes() == b"x"
+    for name in (handle, job.job_id, job.job_id[:10]):
+        ran = cli("result", name)
+        assert ran.code == 0, ran.err
+        assert Path(ran.out.strip()).read_bytes() == b"x"
+        done = ledger.job(job.job_id)
+        assert (done.outcome, done.reserved) == ("done", 0)
+        assert [e.kind for e in ledger.entries(done.attempts[0].attempt_id)] == [
+            "reserve", "settle"
+        ], "it is booked once"  # fmt: skip
 
 
-def test_cancel_stops_a_job_by_its_handle(
-    cli: Callable[..., Ran], platform: RunPodPlatform, graph: Path
+def test_no_wait_has_json_of_both_kinds(
+    cli: Callable[..., Ran], platform: RunPodPlatform, graph: Path, ledger: Ledger
 ) -> None:
-    handle = cli("run", graph, "--no-wait", "--backend", "runpod", "--json").json["handle"]
+    told = cli("run", graph, "--no-wait", "--json", *RUNPOD)
+    assert told.json == {
+        "job_id": ledger.jobs()[0].job_id,
+        "handle": ledger.open_attempts()[0].handle,
+    }
+    lines = cli("run", graph, "--no-wait", "--json-lines", *RUNPOD).out.splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert events[:2] == ["chosen", "submitted"]
+    assert events[-2:] == ["detached", "left"]
+
+
+def test_no_wait_sends_nothing_where_the_budget_has_nothing_left(
+    cli: Callable[..., Ran], platform: RunPodPlatform, graph: Path, ledger: Ledger
+) -> None:
+    assert cli("budget", "set", "all", "--day", "0").code == 0
+    ran = cli("run", graph, "--no-wait", "--json", *RUNPOD)
+    assert ran.code != 0
+    assert ran.json["error"]["code"] == "budget_exceeded", ran.err
+    assert not platform.events
+    assert ledger.open_attempts() == []
+
+
+def test_cancel_by_its_handle_stops_a_job_and_books_its_end(
+    cli: Callable[..., Ran], platform: RunPodPlatform, graph: Path, ledger: Ledger
+) -> None:
+    handle = cli("run", graph, "--no-wait", "--json", *RUNPOD).json["handle"]
     assert cli("cancel", handle, "--json").json == {"handle": handle, "stopped": True}
     assert [e.status for e in platform.events if isinstance(e, JobFinished)] == ["CANCELLED"]
+    (job,) = ledger.jobs()
+    assert (job.outcome, job.reserved) == ("cancelled", 0)
+    assert ledger.open_attempts() == []
+    assert cli("cancel", job.job_id).out == "stopped\n", "twice is once"
+    gone = cli("result", handle)
+    assert gone.code != 0
+    assert "Traceback" not in gone.err
+
+
+def test_result_by_the_id_of_a_job_that_made_nothing_says_so(
+    cli: Callable[..., Ran], comfy: FakeComfy, graph: Path, ledger: Ledger
+) -> None:
+    graph.write_text(json.dumps({"1": {"class_type": "FakeError", "inputs": {}}}))
+    assert cli("run", graph).code == 3
+    (job,) = ledger.jobs()
+    ran = cli("result", job.job_id)
+    assert ran.code == 2
+    assert "has made nothing" in ran.err
 
 
 def test_doctor_is_well_when_one_backend_can_run_a_job(
@@ -232,7 +303,8 @@ def test_doctor_is_well_when_one_backend_can_run_a_job(
 ) -> None:
     ran = cli("doctor")
     assert ran.code == 0
-    assert "a workflow can go to comfyui" in ran.out
+    assert "jobs can run: comfyui runs workflows and templates" in ran.out
+    assert "pennyreel quote" in ran.out
     body = cli("doctor", "--json").json
     assert body["ready"] is True
     assert {c["name"] for c in body["checks"]} >= {"home", "disk", "comfyui", "runpod", "verdict"}
@@ -245,6 +317,24 @@ def test_doctor_names_a_backend_that_can_where_the_chosen_one_cannot(
     ran = cli("doctor")
     assert ran.code == 0
     assert "but comfyui can run a job" in ran.out
+
+
+def test_doctor_says_that_a_dev_stack_alone_has_to_be_named(
+    cli: Callable[..., Ran],
+    platform: RunPodPlatform,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY")
+    home.mkdir()
+    stack = {"base_url": platform.base_url, "endpoint": "ep", "api_key": KEY, "pid": 1}
+    (home / "dev.json").write_text(json.dumps(stack))
+    ran = cli("doctor")
+    assert ran.code == 0
+    assert "only the dev stack answers" in ran.out
+    assert "--backend dev" in ran.out
+    monkeypatch.setenv("PENNYREEL_BACKEND", "dev")
+    assert "jobs go to dev alone, as it is configured, and it can run one" in cli("doctor").out
 
 
 def test_a_backend_that_does_not_exist_is_told(
@@ -304,7 +394,10 @@ def test_doctor_warns_where_results_go_before_a_job_is_resumed(
 
 def test_backends_and_templates_have_json(cli: Callable[..., Ran], comfy: FakeComfy) -> None:
     body = cli("backends", "--json").json
-    assert body["chosen"]["backend"] == "comfyui"
+    (ours,) = [b for b in body["backends"] if b["backend"] == "comfyui"]
+    assert ours["runs"] == ["workflows", "templates"]
+    assert all(b["runs"] == [] for b in body["backends"] if not b["reachable"])
+    assert body["configured"] is None
     assert "hello-video" in [t["name"] for t in cli("templates", "--json").json["templates"]]
     assert cli("templates", "hello-video", "--json").json["parameters"]
     assert "seed" in cli("templates", "hello-video").out

@@ -1,4 +1,4 @@
-"""Where a job goes, and what is on disk when."""
+"""Where a job goes, and what is in the books when."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,24 @@ from pennyreel import (
     Client,
     JobTimeout,
     OutcomeUnknown,
+    PennyreelError,
     SetupNeeded,
-    Warned,
     localcomfy,
 )
-from pennyreel.journal import Journal
+from pennyreel.config import load
+from pennyreel.money.ledger import Ledger
 from pennyreel_emulators.runpod import RunPodPlatform
 
 Servers = Callable[[Script], Scripted]
+YES = {"allow_unknown_price": True}
+"""Nobody knows what a scripted endpoint's GPU costs."""
 
 
-def entries(home: Path) -> list[dict[str, Any]]:
-    return [json.loads(p.read_text()) for p in (home / "jobs").glob("*.json")]
+@pytest.fixture
+def ledger(home: Path) -> Iterator[Ledger]:
+    """The home's ledger, as another process sees it."""
+    with Ledger.open(load()) as opened:
+        yield opened
 
 
 def runpod_at(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,33 +46,46 @@ def runpod_at(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RUNPOD_ENDPOINT_BASE_URL", f"{server.url}/v2")
 
 
-def test_the_intent_is_on_disk_when_the_request_arrives(
-    scripted: Servers, home: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_intent_and_its_money_are_in_the_books_when_the_request_arrives(
+    scripted: Servers, ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[dict[str, Any]] = []
+    found: list[Any] = []
 
     def script(request: Request) -> Reply:
         if request.path.endswith("/run"):
-            found.extend(entries(home))
-            assert found[0]["attempt_id"] == request.json["input"]["attempt_id"]
-        return Reply(body={"id": "job-1"})
+            found.extend(ledger.open_attempts())
+            assert found[0].attempt_id == request.json["input"]["attempt_id"]
+        return Reply(body={"id": "job-1", "status": "IN_QUEUE"})
 
     runpod_at(scripted(script), monkeypatch)
     with Client(backend="runpod") as client:
-        job = client.submit(GRAPH)
-    assert [e["state"] for e in found] == ["intent"]
-    (entry,) = entries(home)
-    assert (entry["state"], entry["handle"]) == ("submitted", str(job.handle))
-    assert KEY not in json.dumps(entry)
+        job = client.submit(GRAPH, **YES)
+        job.detach()
+        handle = job.accepted(20)
+    assert [(a.state, a.reserved) for a in found] == [("sent", 50_000)]
+    (attempt,) = ledger.open_attempts()
+    assert (attempt.state, attempt.handle) == ("accepted", str(handle))
+    assert not (home / "jobs").exists(), "there is one book"
+
+
+def test_a_journal_of_a_former_version_is_left_as_it_is(comfy: FakeComfy, home: Path) -> None:
+    old = home / "jobs" / "a.json"
+    old.parent.mkdir(parents=True)
+    old.write_text('{"job_id": "a", "state": "submitted"}')
+    with Client() as client:
+        assert client.run(GRAPH).paths
+    assert old.read_text() == '{"job_id": "a", "state": "submitted"}'
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
 def test_a_process_killed_in_mid_submit_leaves_its_intent(
-    scripted: Servers, home: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: Servers, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child: list[subprocess.Popen[bytes]] = []
 
     def script(request: Request) -> Reply | None:
+        if not request.path.endswith("/run"):
+            return Reply(body={"workers": {"idle": 1}, "jobs": {}})
         until(lambda: child)
         child[0].send_signal(signal.SIGKILL)
         child[0].wait(10)
@@ -74,30 +93,32 @@ def test_a_process_killed_in_mid_submit_leaves_its_intent(
 
     server = scripted(script)
     runpod_at(server, monkeypatch)
-    program = f"import pennyreel; pennyreel.Client(backend='runpod').submit({GRAPH!r})"
+    program = f"import pennyreel; pennyreel.Client(backend='runpod').run({GRAPH!r}, **{YES!r})"
     child.append(subprocess.Popen([sys.executable, "-c", program]))
     assert child[0].wait(30) == -signal.SIGKILL
-    (entry,) = entries(home)
-    assert entry["state"] == "intent"
-    assert entry["attempt_id"] == server.requests[0].json["input"]["attempt_id"]
+    (attempt,) = ledger.open_attempts()
+    assert attempt.state == "sent"
+    assert attempt.attempt_id == server.seen("/run")[0].json["input"]["attempt_id"]
 
 
 def test_an_unknown_outcome_and_a_refusal_are_written_down(
-    scripted: Servers, home: Path, monkeypatch: pytest.MonkeyPatch
+    scripted: Servers, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: list[Reply | None] = [None, Reply(400)]
-    server = scripted(lambda _: answers.pop(0))
+
+    def script(request: Request) -> Reply | None:
+        return answers.pop(0) if request.path.endswith("/run") else Reply(body={})
+
+    server = scripted(script)
     runpod_at(server, monkeypatch)
     with Client(backend="runpod") as client:
         with pytest.raises(OutcomeUnknown):
-            client.submit(GRAPH)
+            client.run(GRAPH, **YES)
         with pytest.raises(BadRequest):
-            client.submit(GRAPH)
-    assert [(e.state, e.code) for e in Journal(home / "jobs").entries()] == [
-        ("unknown", "unknown_outcome"),
-        ("refused", "bad_request"),
-    ]
-    assert len(server.requests) == 2
+            client.run(GRAPH, **YES)
+    told = [(j.state, j.outcome, j.spent, j.reserved) for j in ledger.jobs()[::-1]]
+    assert told == [("unknown", "unknown_outcome", 0, 50_000), ("failed", "bad_request", 0, 0)]
+    assert len(server.seen("/run")) == 2
 
 
 def test_a_bad_request_is_told_before_anything_is_looked_for(home: Path) -> None:
@@ -109,26 +130,38 @@ def test_a_bad_request_is_told_before_anything_is_looked_for(home: Path) -> None
 def test_with_nothing_there_the_ways_are_listed(home: Path) -> None:
     with pytest.raises(SetupNeeded) as caught:
         Client().run(GRAPH)
-    for way in ("comfyui install", "PENNYREEL_COMFYUI_URL", "RUNPOD_API_KEY", "pennyreel dev"):
+    for way in ("comfyui install", "comfyui start", "RUNPOD_API_KEY", "pennyreel why"):
         assert way in caught.value.hint
 
 
-def test_a_comfyui_that_answers_comes_first(comfy: FakeComfy, platform: RunPodPlatform) -> None:
+def test_a_comfyui_on_a_gpu_comes_first(
+    comfy: FakeComfy, platform: RunPodPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_DEVICES", "RTX 4090:24GB")
     with Client() as client:
-        assert client.choose().name == "comfyui"
-        assert client.choose().caution == ""
+        assert client.quote_workflow(GRAPH).decision.order == (f"comfyui:{comfy.url}",)
+        assert client.run(GRAPH).backend == "comfyui"
 
 
-def test_runpod_in_place_of_a_configured_comfyui_is_said_aloud(platform: RunPodPlatform) -> None:
+def test_a_comfyui_on_a_cpu_comes_first_where_nothing_else_is(
+    comfy: FakeComfy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_DEVICES", "none")
     with Client() as client:
-        choice = client.choose()
-        assert choice.name == "runpod"
-        assert "no ComfyUI answers" in choice.caution
-        job = client.submit(GRAPH)
-        events = job.events()
-        next(events)
-        assert "no ComfyUI answers" in next(events).text  # type: ignore[union-attr]
-        job.cancel()
+        assert client.run(GRAPH).backend == "comfyui"
+
+
+def test_where_no_comfyui_answers_runpod_is_asked_for_a_yes_to_its_price(
+    platform: RunPodPlatform,
+) -> None:
+    with Client() as client:
+        with pytest.raises(BadRequest, match="its price is not known") as caught:
+            client.submit(GRAPH)
+        assert caught.value.code == "consent_required"
+        assert "--allow-unknown-price" in caught.value.hint
+        job = client.submit(GRAPH, **YES)
+        assert job.accepted(20).backend == "runpod"
+        assert job.cancel()
 
 
 def test_the_installed_comfyui_is_used_while_it_runs(comfy: FakeComfy, home: Path) -> None:
@@ -139,24 +172,29 @@ def test_the_installed_comfyui_is_used_while_it_runs(comfy: FakeComfy, home: Pat
     (root / "server.json").write_text(json.dumps(state))
     elsewhere = "http://127.0.0.1:9"
     with Client(comfyui_url=elsewhere) as client:
-        assert client.choose().target == comfy.url
         assert client.run(GRAPH).handle.target == comfy.url
         assert [h.target for h in client.backends() if h.reachable] == [comfy.url]
     with Client(backend="comfyui", comfyui_url=elsewhere) as client:
-        assert client.choose().target == comfy.url
+        assert f"comfyui:{comfy.url}" in client.quote_workflow(GRAPH).decision.order
     (root / "server.json").write_text(json.dumps({**state, "started": "another time"}))
     with pytest.raises(SetupNeeded):
-        Client(comfyui_url=elsewhere).choose()
+        Client(comfyui_url=elsewhere).run(GRAPH)
 
 
-def test_a_dev_stack_comes_last(platform: RunPodPlatform, home: Path) -> None:
+def test_a_dev_stack_has_to_be_named_and_may_be_the_configured_one(
+    platform: RunPodPlatform, home: Path
+) -> None:
     home.mkdir()
     stack = {"base_url": platform.base_url, "endpoint": "ep", "api_key": KEY, "pid": 1}
     (home / "dev.json").write_text(json.dumps(stack))
-    with Client() as client:
-        assert client.choose().name == "runpod"
     with Client(runpod_endpoint="") as client:
-        assert client.choose().name == "dev"
+        with pytest.raises(PennyreelError):
+            client.submit(GRAPH)
+        assert client.quote_workflow(GRAPH, backend="dev").decision.order == ("dev:ep",)
+    with Client(backend="dev") as client:
+        job = client.submit(GRAPH)
+        assert job.accepted(20).backend == "dev"
+        assert job.cancel()
 
 
 def test_what_is_not_configured_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,68 +227,37 @@ def test_a_caller_s_names_are_checked() -> None:
         Client().handle("nonsense")
 
 
-def full_after_the_intent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the disk be full from the second write on."""
-    real, written = Journal._write, []
-
-    def write(self: Journal, entry: Any) -> None:
-        if written:
-            raise OSError(28, "No space left on device")
-        written.append(entry)
-        real(self, entry)
-
-    monkeypatch.setattr(Journal, "_write", write)
+def test_what_is_neither_a_handle_nor_a_job_is_told(comfy: FakeComfy) -> None:
+    with Client() as client:
+        for text in ("nonsense", "runpod:nonsense", ""):
+            with pytest.raises(BadRequest):
+                client.handle(text)
+            with pytest.raises(BadRequest):
+                client.cancel(text)
 
 
-def test_a_job_that_was_sent_and_cannot_be_recorded_is_still_handed_over(
-    scripted: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = scripted(lambda _: Reply(body={"id": "job-1", "status": "FAILED", "error": "x"}))
-    runpod_at(server, monkeypatch)
-    full_after_the_intent(monkeypatch)
-    with Client(backend="runpod") as client:
-        job = client.submit(GRAPH)
-        told = [e.text for e in job.events() if isinstance(e, Warned)]
-    assert job.handle.remote_id == "job-1"
-    assert "was sent" in told[0]
-    assert str(job.handle) in told[0]
-    assert "the job's end cannot be recorded: No space left" in told[1]
-    assert len(server.seen("/run")) == 1
-
-
-def test_a_full_disk_does_not_replace_what_went_wrong_first(
-    scripted: Servers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runpod_at(scripted(lambda _: None), monkeypatch)
-    full_after_the_intent(monkeypatch)
-    with Client(backend="runpod") as client, pytest.raises(OutcomeUnknown):
-        client.submit(GRAPH)
-
-
-def test_a_job_that_cannot_be_recorded_beforehand_is_not_sent(
-    scripted: Servers, monkeypatch: pytest.MonkeyPatch
+def test_a_job_that_cannot_be_kept_beforehand_is_not_sent(
+    scripted: Servers, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = scripted(lambda _: Reply(body={"id": "job-1"}))
     runpod_at(server, monkeypatch)
-
-    def write(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Journal, "_write", write)
+    home.mkdir()
+    (home / "spool").write_text("in the way")
     with Client(backend="runpod") as client, pytest.raises(SetupNeeded, match="not sent"):
-        client.submit(GRAPH)
-    assert not server.requests
+        client.submit(GRAPH, **YES)
+    assert server.seen("/run") == []
 
 
 def test_a_job_whose_time_is_up_before_it_is_sent_is_not_sent(
-    scripted: Servers, monkeypatch: pytest.MonkeyPatch
+    scripted: Servers, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = scripted(lambda _: Reply(429))
+    server = scripted(lambda r: Reply(429 if r.path.endswith("/run") else 200, {}))
     runpod_at(server, monkeypatch)
     with Client(backend="runpod") as client:
-        with pytest.raises(JobTimeout, match="nothing was sent"):
-            client.submit(GRAPH, timeout_s=1e-6)
-        assert not server.requests
-        with pytest.raises(JobTimeout, match="nothing was sent"):
-            client.submit(GRAPH, timeout_s=0.2)
-    assert 1 <= len(server.requests) <= 4
+        with pytest.raises(JobTimeout) as caught:
+            client.run(GRAPH, **YES, timeout_s=1e-6)
+        assert caught.value.info.detail["confirmed_stopped"] is True
+        assert not server.seen("/run")
+        with pytest.raises(JobTimeout):
+            client.run(GRAPH, **YES, timeout_s=0.2)
+    assert [j.spent + j.reserved for j in ledger.jobs()] == [0, 0]

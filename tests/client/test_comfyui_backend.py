@@ -15,6 +15,7 @@ from fakes.comfyui import PNG, FakeComfy, Prompt, play
 from pennyreel import (
     ArtifactSaved,
     BadRequest,
+    Chosen,
     Client,
     Finished,
     Handle,
@@ -29,6 +30,7 @@ from pennyreel import (
     Submitted,
     Unavailable,
 )
+from pennyreel.backends.base import Work
 from pennyreel.backends.comfyui import ComfyBackend, prompt_id_of
 from pennyreel.config import load
 from pennyreel.saving import PartFile
@@ -58,7 +60,7 @@ def test_a_workflow_s_files_are_saved_and_told(client: Client, comfy: FakeComfy,
     assert set(result.timings) == {"queue", "execute", "fetch", "total"}
     assert [a.outcome for a in result.attempts] == ["done"]
     kinds = [type(e) for e in events]
-    assert kinds[0] is Submitted
+    assert kinds[:2] == [Chosen, Submitted]
     assert kinds[-2:] == [ArtifactSaved, Finished]
     assert Started in kinds
     percents = [e.percent for e in events if isinstance(e, Progressed)]
@@ -139,7 +141,9 @@ def test_previews_files_come_only_when_asked_for(client: Client, comfy: FakeComf
 
 def test_a_handle_finds_its_job_from_another_client(comfy: FakeComfy, out: Path) -> None:
     with Client() as first:
-        handle = str(first.submit(GRAPH).handle)
+        left = first.submit(GRAPH)
+        left.detach()
+        handle = str(left.accepted(20))
     with Client() as second:
         job = second.handle(handle)
         assert [p.read_bytes() for p in job.result().paths] == [PNG]
@@ -167,15 +171,19 @@ def test_a_deadline_stops_the_job_on_the_server(
 
 
 def test_a_cancel_stops_only_its_own_job(client: Client, comfy: FakeComfy) -> None:
-    job, other = client.submit(SLEEPING), client.submit(SLEEPING)
+    job = client.submit(SLEEPING)
     events = job.events()
-    assert [type(next(events)) for _ in range(2)] in ([Submitted, Queued], [Submitted, Started])
+    seen = [type(next(events)) for _ in range(3)]
+    assert seen in ([Chosen, Submitted, Queued], [Chosen, Submitted, Started])
     until(lambda: comfy.running)
+    other = client.submit(SLEEPING)
+    other.accepted(20)
     assert other.cancel()
     assert comfy.interrupts == []
     assert job.cancel()
     with pytest.raises(JobCancelled):
         job.result()
+    assert job.handle is not None
     assert comfy.interrupts == [job.handle.remote_id]
     assert isinstance(list(job.events())[-1], Finished)
 
@@ -217,12 +225,11 @@ def test_a_lost_submit_names_the_handle_that_would_find_it(
     scripted: Callable[[Script], Scripted],
 ) -> None:
     server = scripted(lambda r: None if r.path == "/prompt" else Reply(body={}))
-    with (
-        Client(backend="comfyui", comfyui_url=server.url) as client,
-        pytest.raises(OutcomeUnknown) as caught,
-    ):
-        client.run(GRAPH)
-    assert "pennyreel result 'comfyui:http" in caught.value.hint
+    backend = ComfyBackend(server.url)
+    with pytest.raises(OutcomeUnknown) as caught:
+        backend.submit(Work("a" * 32, GRAPH))
+    backend.close()
+    assert f"pennyreel result 'comfyui:{server.url}/" in caught.value.hint
     assert len(server.seen("/prompt")) == 1
 
 
@@ -292,9 +299,9 @@ def test_what_nobody_follows_is_forgotten_in_the_end(
     client: Client, comfy: FakeComfy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pennyreel.backends.comfyui.MAX_UNFOLLOWED", 2)
-    jobs = [client.submit(GRAPH) for _ in range(5)]
-    backend: Any = client.backend("comfyui")
+    backend: Any = client.backend("comfyui", comfy.url)
+    handles = [backend.submit(Work(f"{n}" * 32, GRAPH)) for n in range(5)]
     assert len(backend._jobs) == len(backend._session._runs) == 2
-    for job in jobs:
-        assert job.result().paths
+    for handle in handles:
+        assert client.handle(handle).result().paths
     assert not backend._jobs

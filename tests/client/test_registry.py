@@ -14,6 +14,7 @@ from pennyreel import (
     Client,
     Handle,
     Health,
+    Job,
     JobFailed,
     OutcomeUnknown,
     PennyreelError,
@@ -21,6 +22,8 @@ from pennyreel import (
     SetupNeeded,
 )
 from pennyreel.backends import registry
+from pennyreel.handles import NOT_BOOKED
+from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel_contract import Artifact, Code, Result, error
 
 DATA = b"made elsewhere"
@@ -39,6 +42,18 @@ class Elsewhere:
     @classmethod
     def open(cls, settings: object, target: str | None = None) -> Elsewhere:  # noqa: ARG003
         return cls()
+
+    def abilities(self) -> Abilities:
+        return Abilities(kinds=frozenset({"image"}), workflows=True)
+
+    def usage(self, need: Need) -> Usage:
+        return Usage("local", Unit.GPU_SECOND, None)
+
+    def billed(self, need: Need, result: Result) -> Usage:
+        return self.usage(need)
+
+    def lookup(self, attempt_id: str) -> Handle | None:
+        raise error(Code.UNKNOWN_OUTCOME, "it cannot be looked up")
 
     def submit(self, work: Any, deadline: Any) -> Handle:
         return Handle(self.name, self.target, "1", work.attempt_id)
@@ -90,6 +105,10 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "entry_points", entry_points)
 
 
+FOREIGN = "elsewhere:there/1@" + "a" * 32
+"""A job that another machine sent: it is in no ledger here."""
+
+
 def test_it_is_named_and_runs_jobs(out: Path) -> None:
     assert "elsewhere" in registry.names()
     with Client(backend="elsewhere") as client:
@@ -117,8 +136,8 @@ def test_a_backend_that_goes_away_in_mid_job_leaves_the_outcome_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Elsewhere, "problem", error(Code.COMFY_UNAVAILABLE, "gone"))
-    with pytest.raises(OutcomeUnknown, match="may go on") as caught:
-        Client(backend="elsewhere").run(GRAPH)
+    with Client() as client, pytest.raises(OutcomeUnknown, match="may go on") as caught:
+        client.handle(FOREIGN).result()
     assert "pennyreel result 'elsewhere:there/1@" in caught.value.hint
 
 
@@ -126,17 +145,27 @@ def test_a_bug_in_a_backend_ends_the_job_and_does_not_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Elsewhere, "problem", ZeroDivisionError("oops"))
-    with pytest.raises(JobFailed, match="ZeroDivisionError") as caught:
-        Client(backend="elsewhere").run(GRAPH)
+    with Client() as client, pytest.raises(JobFailed, match="ZeroDivisionError") as caught:
+        client.handle(FOREIGN).result()
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_only_the_newest_picture_is_kept() -> None:
     with Client(backend="elsewhere") as client:
-        job = client.submit(GRAPH)
-        job.result()
-        kept = [e.preview for e in job.events() if isinstance(e, Progressed)]
-    assert kept == [None, "data:new", None]
+        for job in (client.submit(GRAPH), client.handle(FOREIGN)):
+            job.result()
+            kept = [e.preview for e in job.events() if isinstance(e, Progressed)]
+            assert kept == [None, "data:new", None]
+
+
+def test_a_handle_that_is_in_no_ledger_works_and_says_that_it_is_not_booked(out: Path) -> None:
+    with Client() as client:
+        result = client.handle(FOREIGN).result()
+        assert client.dispatch.ledger.jobs() == []
+        assert client.cancel(FOREIGN)
+    assert result.paths[0].read_bytes() == DATA
+    assert result.cost_microusd is None
+    assert result.warnings == (NOT_BOOKED,)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +189,8 @@ def test_a_cancel_asks_wherever_the_end_is_not_certain(
 ) -> None:
     monkeypatch.setattr(Elsewhere, "problem", problem)
     monkeypatch.setattr(Elsewhere, "cancels", 0)
-    with Client(backend="elsewhere") as client:
-        job = client.submit(GRAPH)
+    with Client() as client:
+        job = client.handle(FOREIGN)
         list(job.events())
         assert job.cancel()
     assert Elsewhere.cancels == int(asks)
@@ -181,11 +210,14 @@ def test_a_file_that_cannot_be_fetched_does_not_ask_for_another_run(
 ) -> None:
     monkeypatch.setattr(Elsewhere, "unfetchable", problem)
     with Client(backend="elsewhere") as client:
-        job = client.submit(GRAPH)
-        with pytest.raises(PennyreelError) as caught:
-            job.result()
-        assert job.cancel()
-    assert caught.value.code == code
-    assert not caught.value.retryable
-    if code != "result_expired":
-        assert f"etch it again: pennyreel result '{job.handle}'" in caught.value.hint
+        for job in (client.handle(FOREIGN), client.submit(GRAPH)):
+            with pytest.raises(PennyreelError) as caught:
+                job.result()
+            assert caught.value.code == code
+            assert not caught.value.retryable
+            assert job.cancel(), "it is over"
+            if code != "result_expired" or not isinstance(job, Job):
+                again = f"result '{FOREIGN}'" if isinstance(job, Job) else f"jobs fetch {job.id}"
+                assert f"etch it again: pennyreel {again}" in caught.value.hint.replace(
+                    "them", "it"
+                )

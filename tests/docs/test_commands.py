@@ -12,7 +12,7 @@ import pytest
 import pennyreel
 from docs.pages import NAMES, ROOT, page
 from pennyreel.cli.app import cli
-from pennyreel.client import JobOptions
+from pennyreel.options import RouteOptions
 
 COMMAND = re.compile(
     r"(?:\$ |do )?(?:[A-Z_0-9]+=\S+ )*(?:\.venv/bin/)?"
@@ -79,7 +79,7 @@ def test_python_snippets_compile_and_use_names_that_exist(name: str) -> None:
                 assert node.value.id != "pennyreel" or hasattr(pennyreel, node.attr), node.attr
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 given = {k.arg for k in node.keywords}
-                known = {*JobOptions.__annotations__, "on_event"}
+                known = {*RouteOptions.__annotations__, "on_event"}
                 assert node.func.attr not in {"run", "submit", "subscribe"} or given <= known
 
 

@@ -141,6 +141,29 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
         assert ledger.jobs() == []
 
 
+def test_a_second_ledger_in_a_process_does_not_end_the_locks_of_the_first(tmp_path: Path) -> None:
+    """POSIX ends all locks that a process has on a file when it closes any descriptor of it."""
+    file = tmp_path / "ledger.db"
+    code = (
+        "import sys; from pathlib import Path; from pennyreel.money.database import Database\n"
+        "from pennyreel.money.ledger import Ledger\n"
+        "with Ledger(Database.of_file(Path(sys.argv[1]))) as ledger:\n"
+        "    ledger.record_job(sys.argv[2], request_sha256='0', need={})"
+    )
+    path = os.pathsep.join(p for p in sys.path if p)
+    with Ledger(Database.of_file(file)) as first:
+        job(first, "ours")
+        with Ledger(Database.of_file(file)) as second:
+            assert second.jobs()
+        for name in ("theirs", "theirs too"):
+            command = [sys.executable, "-c", code, str(file), name]
+            subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
+            assert name in {j.job_id for j in first.jobs()}
+        job(first, "ours too")
+    with Ledger(Database.of_file(file)) as again:
+        assert len(again.jobs()) == 4
+
+
 def test_importing_pennyreel_brings_neither_sqlalchemy_nor_alembic() -> None:
     code = (
         "import sys, pennyreel, pennyreel.cli.app\n"

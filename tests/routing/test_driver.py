@@ -260,5 +260,43 @@ def test_what_is_under_way_is_waited_for_unless_nothing_is() -> None:
         scene.driver.run()
     assert not later.is_alive()
     assert scene.books.record("job").attempts[0].stage is Stage.ACCEPTED
-    scene.driver._followers[0].stop()
-    scene.driver._followers[0].thread.join(5)
+    assert not scene.driver._followers[0].thread.is_alive(), "nobody follows it, and it runs on"
+    assert not a.cancelled
+
+
+def test_a_job_that_is_let_go_runs_on_and_another_driver_ends_it() -> None:
+    a = ScriptedBackend("a", hangs=True)
+    scene = Scene(a, books=Books(A, B))
+    leaver = threading.Thread(target=lambda: a.running.wait(10) and scene.driver.detach())
+    leaver.start()
+    with pytest.raises(Left):
+        scene.driver.run()
+    leaver.join()
+    assert a.log == ["submit", "follow"]
+    assert not a.cancelled, "nothing was stopped"
+    assert a.closed
+    assert scene.books.strict.attempts[0].stage is Stage.ACCEPTED
+    a.hangs = False
+    again = Scene(a, ScriptedBackend("b"), books=scene.books)
+    assert again.driver.run().winner == A
+    assert a.log == ["submit", "follow", "follow"]
+    assert scene.books.strict.costs == {0: 700}
+
+
+def test_a_job_that_is_to_be_let_go_moves_on_until_a_backend_has_it() -> None:
+    a = ScriptedBackend("a", submits=[fails(Code.BAD_REQUEST, "no such size")])
+    b = ScriptedBackend("b", hangs=True)
+    scene = Scene(a, b, books=Books(A, B))
+    scene.driver.detach()
+    with pytest.raises(Left):
+        scene.driver.run()
+    assert b.log[0] == "submit"
+    assert not b.cancelled
+    assert scene.books.strict.attempts[1].stage is Stage.ACCEPTED
+
+
+def test_a_job_that_nobody_has_ends_though_it_was_to_be_let_go() -> None:
+    a = ScriptedBackend("a", submits=[fails(Code.BAD_REQUEST, "no such size")])
+    scene = Scene(a, books=Books(A))
+    scene.driver.detach()
+    assert scene.driver.run().outcome is Outcome.FAILED

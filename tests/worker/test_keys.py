@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pennyreel_worker.log import redactor
-from worker.support import SAVE, SECRET, Bench, comfy_of, node, request, settings_of
+from worker.support import SAVE, SECRET, Bench, comfy_of, node, request, settings_of, until
 
 KEY, OTHER = "comfyui-canary-0123456789", "comfyui-stranger-9876543210"
 
@@ -44,6 +44,7 @@ def test_a_node_that_quotes_its_key_in_an_error_does_not_tell_it_to_the_client(
 
 def test_a_crash_shows_neither_a_key_nor_another_jobs_lines(own: Bench) -> None:
     own.run({"workflow": {"1": node("FakeEcho"), **SAVE}, "comfy_org_api_key": OTHER})
+    until(lambda: "key:" in "".join(own.comfy.process.tail()))  # else it comes with the next job's
     problem = own.bad(request({"1": node("FakeEcho"), "2": node("FakePaid")}))
     log = json.dumps(problem.detail["log"])
     assert log.count("key:") == 1  # its own line, and none of the former job's

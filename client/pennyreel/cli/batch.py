@@ -56,8 +56,9 @@ def command(
     """
     from filelock import FileLock, Timeout
 
-    from pennyreel.client import Client, GenerateOptions
+    from pennyreel.client import Client
     from pennyreel.errors import Code, error
+    from pennyreel.options import GenerateOptions
     from pennyreel.terms import Terms
 
     text = sys.stdin.read() if file == "-" else _text(file)
@@ -230,7 +231,7 @@ class _Run:
         def start() -> Following:
             before = None if self._again else self._state.before(line.key)
             if before is not None and before.state == "started":
-                return self._client.dispatch.resume(before.job_id)
+                return self._client.resume(before.job_id)
 
             def noted(job_id: str) -> None:
                 self._state.write(line.key, "started", job_id)

@@ -80,7 +80,7 @@ def clean(text: str) -> str:
 
 
 class Following(Protocol):
-    """A job that is waited for: `jobs.Job`, or one on its way through the router."""
+    """A job that is waited for: one on its way through the router, or `jobs.Job`."""
 
     @property
     def id(self) -> str:
@@ -90,6 +90,12 @@ class Following(Protocol):
     def handle(self) -> Handle | None:
         """Of its present attempt, where it was accepted."""
 
+    def accepted(self) -> Handle:
+        """Wait until a backend has it."""
+
+    def detach(self) -> None:
+        """Leave it there."""
+
     def events(self) -> Iterator[JobEvent]:
         """What happens."""
 
@@ -98,6 +104,33 @@ class Following(Protocol):
 
     def cancel(self) -> bool:
         """Stop it."""
+
+
+def no_wait_option(function: _F) -> _F:
+    """Add --no-wait."""
+    told = "Print the job's handle as soon as a backend has it, and leave it running."
+    return click.option("--no-wait", is_flag=True, help=told)(function)
+
+
+def leave(job: Following, *, as_json: bool, json_lines: bool) -> None:
+    """Show a job until a backend has it, leave it there, and print what finds it again."""
+    with interrupts(), view(quiet=as_json or json_lines, json_lines=json_lines) as show:
+        try:
+            job.detach()
+            for event in job.events():
+                show(event)
+            handle = job.accepted()
+        except KeyboardInterrupt:
+            _cancelled(job)
+            raise AssertionError("unreachable") from None
+    body = {"job_id": job.id, "handle": str(handle)}
+    if json_lines:
+        echo_json({"event": "left", **body})
+    elif as_json:
+        echo_json(body)
+    else:
+        click.echo(str(handle))
+        say(f"job {job.id}: fetch it with: pennyreel result {job.id[:12]}")
 
 
 def finish(job: Following, *, as_json: bool, json_lines: bool) -> None:

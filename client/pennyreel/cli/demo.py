@@ -46,16 +46,10 @@ def command(out_dir: Path | None, as_json: bool) -> None:
     with interrupts():
         _install(settings)
         say("Starting the emulated RunPod, a worker and S3 …")
-        with DevStack(settings, Options(workers_min=1)) as stack:
+        with DevStack(settings, Options(workers_min=1)):
             started = time.monotonic()
             with (
-                Client(
-                    backend="runpod",
-                    out_dir=out_dir,
-                    runpod_base_url=stack.base_url,
-                    runpod_endpoint=stack.endpoint,
-                    runpod_api_key=stack.api_key,
-                ) as client,
+                Client(backend="dev", out_dir=out_dir) as client,
                 view(quiet=as_json, json_lines=False) as show,
             ):
                 result = client.run(TEMPLATE, on_event=show, timeout_s=600)

@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pennyreel.cli.backends import misspelt, runs
 from pennyreel.cli.common import echo, echo_json
 from pennyreel.cli.exits import SETUP
 
 if TYPE_CHECKING:
     from pennyreel.client import Client
     from pennyreel.config import Settings
+    from pennyreel.types import Health
 
 _LOW_DISK = 5 << 30
+_QUOTE = "where one would go, and for how much: pennyreel quote WORKFLOW|PROMPT"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
             *_hosted(client),
             *_dev(client),
         ]
-        verdict = _verdict(client)
+        verdict = _verdict(client, client.backends())
     ready = verdict.state != "no"
     if as_json:
         echo_json({"ready": ready, "checks": [asdict(c) for c in [*checks, verdict]]})
@@ -149,19 +152,34 @@ def _dev(client: Client) -> Iterator[Check]:
     yield Check("dev stack", state, health.detail, advice)
 
 
-def _verdict(client: Client) -> Check:
-    from pennyreel.errors import PennyreelError
+def _verdict(client: Client, found: list[Health]) -> Check:
+    """Say whether anything can run a job; which one it would be depends on the job."""
+    able = {h.backend: runs(client, h) for h in found if h.reachable}
+    usual = client.settings.backend
+    if usual is not None:
+        return _of_the_configured(client, usual, list(able))
+    # The dev stack makes test pictures of no model: it has to be asked for by name.
+    real = {name: kinds for name, kinds in able.items() if name != "dev" and kinds}
+    if real:
+        told = "; ".join(f"{name} runs {' and '.join(kinds)}" for name, kinds in real.items())
+        return Check("verdict", "ok", f"jobs can run: {told}", _QUOTE)
+    if able:
+        advice = f"pennyreel run WORKFLOW --backend {next(iter(able))}"
+        return Check("verdict", "note", "only the dev stack answers", advice)
+    ways = "pennyreel quote 'a paper boat' lists the ways, cheapest first"
+    return Check("verdict", "no", "there is nothing here that could run a job yet", ways)
 
-    try:
-        choice = client.choose()
-        health = client.backend(choice.name, choice.target).health()
-        why, hint = f"a workflow would go to {choice.name}, and {health.detail}", health.hint
-        if health.reachable:
-            return Check("verdict", "ok", f"a workflow can go to {choice.name}: {choice.why}")
-    except PennyreelError as problem:
-        why, hint = str(problem), problem.hint
-    able = [h.backend for h in client.backends() if h.reachable]
+
+def _of_the_configured(client: Client, usual: str, able: list[str]) -> Check:
+    """Tell of the only backend that jobs go to."""
+    wrong = misspelt(usual)
+    health = None if wrong else client.health(usual.partition(":")[0])
+    if health is not None and health.reachable:
+        detail = f"jobs go to {usual} alone, as it is configured, and it can run one"
+        return Check("verdict", "ok", detail, _QUOTE)
+    why, hint = (wrong, "") if health is None else (health.detail, health.hint)
+    detail = f"jobs go to {usual} alone, as it is configured: {why}"
     if not able:
-        return Check("verdict", "no", why, hint)
+        return Check("verdict", "no", detail, hint or "pennyreel config unset backend")
     advice = f"pennyreel run WORKFLOW --backend {able[0]}"
-    return Check("verdict", "note", f"{why}; but {able[0]} can run a job", advice)
+    return Check("verdict", "note", f"{detail}; but {able[0]} can run a job", advice)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pennyreel.cli._terms import given, terms_options, wish_options
-from pennyreel.cli.common import finish, output_options, sending
+from pennyreel.cli.common import finish, leave, no_wait_option, output_options, sending
 
 if TYPE_CHECKING:
     from pennyreel.routing.machine import Ask
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 @wish_options
 @terms_options
 @click.option("--yes", is_flag=True, help="Agree to what is asked on the way.")
+@no_wait_option
 @output_options
 def command(
     *,
     prompt: str,
     yes: bool,
+    no_wait: bool,
     out_dir: Path | None,
     timeout_s: float | None,
     as_json: bool,
@@ -44,7 +46,7 @@ def command(
     with Client() as client, sending(client):
         template = wishes.get("template") or prompts.TEMPLATES[wishes["kind"]]
         job = offered(lambda: client.start(prompt, ask=asker(yes=yes), **wishes), template)
-        finish(job, as_json=as_json, json_lines=json_lines)
+        (leave if no_wait else finish)(job, as_json=as_json, json_lines=json_lines)
 
 
 def asker(*, yes: bool) -> Any:

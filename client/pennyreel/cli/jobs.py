@@ -21,7 +21,7 @@ _job = click.argument("job_id", metavar="JOB")
 
 @click.group("jobs")
 def command() -> None:
-    """List, show, resume, cancel, fetch and retry jobs that went by the router.
+    """List, show, resume, cancel, fetch and retry jobs.
 
     JOB is a job's id, or its first letters.
     """
@@ -102,7 +102,6 @@ def resume(
     from pennyreel.cli.generate import asker
     from pennyreel.client import Client
     from pennyreel.errors import Code, PennyreelError
-    from pennyreel_comfy.waiting import Deadline
 
     failed: list[PennyreelError] = []
     with Client() as client, sending(client):
@@ -113,9 +112,8 @@ def resume(
             say("no job is open")
         for job_id in wanted:
             try:
-                limit = Deadline(timeout_s)
-                job = client.dispatch.resume(
-                    job_id, deadline=limit, out_dir=out_dir, ask=asker(yes=False)
+                job = client.resume(
+                    job_id, timeout_s=timeout_s, out_dir=out_dir, ask=asker(yes=False)
                 )
                 finish(job, as_json=as_json, json_lines=json_lines)
             except PennyreelError as problem:  # noqa: PERF203 - the next job goes on
@@ -160,22 +158,14 @@ def fetch(
 ) -> None:
     """Fetch the files of JOB again, as long as its backend keeps them. Nothing is run again."""
     from pennyreel.client import Client
-    from pennyreel.errors import Code, error
+    from pennyreel.handles import made_nothing
 
     with Client() as client:
         job = client.dispatch.ledger.job(job_id)
-        made = client.dispatch.made(job.job_id)
-        if made is None:
-            next_ = "resume" if job.outcome is None else "show"
-            raise error(
-                Code.BAD_REQUEST,
-                f"job {job.job_id} has made nothing: {job.outcome or 'it has not ended'}",
-                hint=f"Run: pennyreel jobs {next_} {job.job_id[:12]}",
-            )
-        where = out_dir or client.dispatch.out_dir(job.job_id)
-        following = client.handle(made, timeout_s=timeout_s, out_dir=where)
+        if client.dispatch.made(job.job_id) is None:
+            raise made_nothing(job)
+        following = client.handle(job.job_id, timeout_s=timeout_s, out_dir=out_dir)
         finish(following, as_json=as_json, json_lines=json_lines)
-        client.dispatch.fetched(job.job_id, following.result())
 
 
 @command.command("retry")

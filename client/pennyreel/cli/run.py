@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pennyreel.cli._terms import given, terms_options
-from pennyreel.cli.common import echo_json, finish, interrupts, output_options, pairs, say, sending
+from pennyreel.cli.common import finish, leave, no_wait_option, output_options, pairs, sending
 
 
 @click.command("run")
@@ -32,11 +32,7 @@ from pennyreel.cli.common import echo_json, finish, interrupts, output_options, 
 )
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="For every seed in the graph.")
 @terms_options
-@click.option(
-    "--no-wait",
-    is_flag=True,
-    help="Print the job's handle and leave it running; not booked, and not moved elsewhere.",
-)
+@no_wait_option
 @output_options
 def command(
     *,
@@ -74,17 +70,7 @@ def command(
         "out_dir": out_dir,
     }
     told = given(options)
-    with Client(backend=told.get("backend")) as client:
-        if not no_wait:
-            with sending(client):
-                ask = asker(yes=False)
-                job = offered(lambda: client.route(workflow, ask=ask, **work, **told), workflow)
-                finish(job, as_json=as_json, json_lines=json_lines)
-            return
-        with interrupts():
-            left = client.submit(workflow, **work)
-    if as_json or json_lines:
-        echo_json({"job_id": left.id, "handle": str(left.handle)})
-    else:
-        click.echo(str(left.handle))
-        say(f"fetch it with: pennyreel result '{left.handle}'")
+    with Client() as client, sending(client):
+        ask = asker(yes=False)
+        job = offered(lambda: client.submit(workflow, ask=ask, **work, **told), workflow)
+        (leave if no_wait else finish)(job, as_json=as_json, json_lines=json_lines)

@@ -31,6 +31,7 @@ from pennyreel_contract import new_attempt_id
 
 _TICK_S = 0.5
 _JOIN_S = 5.0
+_LEAVE_S = 1.0
 _NOT_THERE = Trouble("backend_unavailable", "it does not have the job", retryable=True)
 
 
@@ -60,7 +61,7 @@ class _Leave:
 
 
 class Driver:
-    """Drives one job to its end. `run` is called once, `cancel` and `leave` from any thread."""
+    """Drives one job to its end: `run`, called once. All else may come from any thread."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Driver:
         self._end: do.End | None = None
 
     def run(self) -> Ended:
-        """Drive the job to its end, from wherever the books have it; raises Left after `leave`."""
+        """Drive the job to its end, from where the books have it; raises Left where it is left."""
         record = self._books.record(self._job_id)
         self._options = record.options
         if record.outcome is not None:
@@ -121,6 +122,13 @@ class Driver:
         Nothing is given up: what is not known stays open in the books, for a `run` to go on with.
         """
         self._events.put(_Leave((lambda _: True) if at_once else rules.only_waits))
+
+    def detach(self) -> None:
+        """Let go of the job as soon as a backend has it: nothing is stopped, the books stay open.
+
+        What is made by then is fetched, and ends here.
+        """
+        self._events.put(_Leave(rules.runs_by_itself))
 
     def _do(self, effects: tuple[do.Effect, ...]) -> None:
         for effect in effects:
@@ -275,11 +283,14 @@ class Driver:
         self._end = e
 
     def _close(self) -> None:
-        """Let go. After a crash of ours the jobs go on: only the end stops what is left."""
+        """Let go. Jobs go on where theirs has not ended: only the end stops what is left."""
         for follower in self._followers.values():
             if self._end is not None:
                 follower.stop()
                 follower.thread.join(_JOIN_S)
+            else:  # one that is in a call sees it after that
+                follower.leave()
+                follower.thread.join(_LEAVE_S)
         for backend in self._opened.values():
             backend.close()
 

@@ -21,6 +21,28 @@ LOOK_S = 20.0
 """How long the look may take at what a cancelled job came to."""
 
 
+class Leave(BaseException):
+    """Raised in who follows, through whatever a backend catches: the job is left to itself."""
+
+
+class LeaveToken(CancelToken):
+    """Ends the following of a job: `cancel` stops the job, too, and `leave` does not."""
+
+    _left = False
+
+    def leave(self) -> None:
+        """Wake whoever waits, and raise `Leave` in him as soon as he looks."""
+        self._left = True
+        self.cancel()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called; raises `Leave` where it was `leave`."""
+        if self._left:
+            raise Leave
+        return super().cancelled
+
+
 class Follower:
     """Posts Queued and Started, and in the end exactly one answer to its `Follow`."""
 
@@ -37,7 +59,7 @@ class Follower:
         """Begin to follow."""
         self._effect, self._backend, self._clock = effect, backend, clock
         self._post, self._hear, self._bill = post, hear, bill
-        self._token = CancelToken()
+        self._token = LeaveToken()
         self.handle = Handle.parse(effect.handle)
         self._result: Result | None = None
         self.thread = threading.Thread(
@@ -49,6 +71,10 @@ class Follower:
         """Cancel the attempt; the answer says whether that is confirmed."""
         self._token.cancel()
 
+    def leave(self) -> None:
+        """Follow it no more; it goes on."""
+        self._token.leave()
+
     @property
     def made(self) -> Result:
         """What it made; only after its answer was Succeeded."""
@@ -58,9 +84,10 @@ class Follower:
 
     def _run(self) -> None:
         left = max(0.0, self._effect.deadline_at - self._clock.now())
-        answer = self._follow(Deadline(left), self._token)
-        asked = self._token.cancelled and isinstance(answer, Stopped)
-        self._post(self._look(answer) if asked and isinstance(answer, Stopped) else answer)
+        with suppress(Leave):
+            answer = self._follow(Deadline(left), self._token)
+            asked = self._token.cancelled and isinstance(answer, Stopped)
+            self._post(self._look(answer) if asked and isinstance(answer, Stopped) else answer)
 
     def _look(self, told: Stopped) -> Event:
         """See how it ended: a cancel that is confirmed may have come after the result."""

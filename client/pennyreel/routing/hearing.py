@@ -29,6 +29,8 @@ from pennyreel.routing.machine import (
 from pennyreel_comfy.echoes import HIDDEN, unquoted
 
 _NOTHING_RUNS = (BadRequest, SetupNeeded, Unavailable)
+_BEFORE = frozenset({Code.INPUT_UNREACHABLE.value})
+"""What fails while the inputs are gathered, before the call."""
 
 
 def trouble(problem: Exception) -> Trouble:
@@ -61,6 +63,7 @@ def discreet(event: Event, secrets: Sequence[str]) -> Event:
 def of_submit(problem: Exception, n: int, call: int, at: float, jitter: float) -> Event:
     """Hear a submit's exception. What is not certainly "nothing runs" is lost."""
     unsent = isinstance(problem, JobTimeout) and _confirmed(problem)
+    unsent = unsent or (isinstance(problem, PennyreelError) and problem.code in _BEFORE)
     if isinstance(problem, _NOTHING_RUNS) or unsent:
         return NotAccepted(n, call, trouble(problem), at, jitter)
     return Lost(n, call, trouble(problem), at, jitter)

@@ -16,7 +16,7 @@ from pennyreel.errors import (
 )
 from pennyreel.need import Unit, Usage
 from pennyreel.types import Progressed, Queued, Started
-from pennyreel_comfy.waiting import CancelToken
+from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_emulators.replicate import (
     INTERRUPTED,
     NSFW,
@@ -29,13 +29,18 @@ from pennyreel_emulators.replicate import (
 # What comes of it.
 
 
-def test_a_clip_comes_with_its_bill_its_seed_and_its_end(
-    platform: ReplicatePlatform, one: ReplicateBackend
-) -> None:
+def test_a_clip_comes_with_its_bill_its_seed_and_its_end(one_slow: Any) -> None:
+    platform, one, clock = one_slow
     platform.script(Behaviour(boot_s=0.05, run_s=0.1))
     events: list[Any] = []
+
+    def told(event: Any) -> None:
+        """Time passes when it has been told how far it is."""
+        events.append(event)
+        clock.now += 0.06 if event == Queued() else 0.04
+
     handle = one.submit(job())
-    result = follow(one, handle, events)
+    result = one.follow(handle, on_event=told, deadline=Deadline(30), cancel=CancelToken())
     (clip,) = result.artifacts
     assert (clip.name, clip.kind, clip.mime) == ("output.mp4", "video", "video/mp4")
     assert clip.url_expires is not None

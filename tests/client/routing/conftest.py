@@ -18,13 +18,25 @@ from pennyreel_emulators.replicate import Config, ReplicatePlatform
 
 TOKEN = "r8_SECRET_never_shown_0123456789"
 KILLED = Path(__file__).with_name("killed.py")
+_STARTED: list[subprocess.Popen[str]] = []
 
 
 def started(*args: object, kill_at: int | None = None) -> subprocess.Popen[str]:
     """A command in a process of its own; `kill_at`: see killed.py."""
     head = ["-m", "pennyreel"] if kill_at is None else [str(KILLED), str(kill_at)]
     command = [sys.executable, *head, *map(str, args)]
-    return subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=dict(os.environ))
+    process = subprocess.Popen(command, stdout=-1, stderr=-1, text=True, env=dict(os.environ))
+    _STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs_on() -> Iterator[None]:
+    """A test that fails leaves no process to the next one."""
+    yield
+    while _STARTED:
+        with _STARTED.pop() as process:
+            process.kill()
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 60.0) -> Ran:

@@ -72,7 +72,7 @@ def late(cli: Cli) -> tuple[Ran, float]:
 
 
 def test_a_lost_job_is_not_looked_for_beyond_the_deadline_and_is_found_later(
-    cli: Cli, world: World, ledger: Ledger
+    cli: Cli, world: World, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran, took = late(cli)
     assert ran.code == 6, ran.err
@@ -89,6 +89,7 @@ def test_a_lost_job_is_not_looked_for_beyond_the_deadline_and_is_found_later(
     assert job.reserved > 0
 
     world.made = True
+    monkeypatch.setattr(routed, "LOOK_S", 0.001)  # a cancel of before does not end the fetch
     found = cli("jobs", "resume", job.job_id, "--json")
     assert found.code == 0, found.err
     assert len(found.json["artifacts"]) == 1

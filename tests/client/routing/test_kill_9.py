@@ -20,6 +20,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 HOSTED = ("generate", "a paper boat", "--backend", "replicate", "--max-cost", "0.10", "--json")
 SIMULATED = ("generate", "a paper boat", "--backend", "simulated", "--json", "--max-cost", "1")
+LEAVING = "--no-wait"
 
 
 Command = Callable[..., Ran]
@@ -37,7 +38,7 @@ def killed_and_resumed(
     first = ended(started(*command, kill_at=kill_at))
     assert was_killed(first) or first.code == 0, first.err
     new = [job for job in ledger.jobs(limit=1000) if job.job_id not in before]
-    if was_killed(first):
+    if was_killed(first) or LEAVING in command:
         again = call("jobs", "resume", "--json")
         assert "Traceback" not in again.err
     if not new:
@@ -54,14 +55,14 @@ def killed_and_resumed(
 
 def swept(home: Path, ledger: Ledger, billed: Callable[[], int], *command: str) -> list[str]:
     """Kill at each moment, until a client ends before it comes; return how the jobs ended."""
-    in_a_process("quote", *command[1:])
+    in_a_process("quote", *[word for word in command[1:] if word != LEAVING])
     outcomes = []
     for kill_at in range(1, 200):
         paid, known = billed(), len(ledger.jobs(limit=1000))
         outcome = killed_and_resumed(home, ledger, kill_at, *command)
+        assert billed() - paid <= 1, "paid once"
         if not outcome and len(ledger.jobs(limit=1000)) > known:
             return outcomes
-        assert billed() - paid <= 1, "paid once"
         outcomes.append(outcome)
     raise AssertionError("the client never comes to its end")
 
@@ -82,6 +83,36 @@ def test_a_job_that_can_be_looked_up_is_always_done(home: Path, ledger: Ledger) 
     outcomes = swept(home, ledger, lambda: len(list(jobs.glob("*.json"))), *SIMULATED)
     assert len(outcomes) >= 18
     assert set(outcomes) == {"", "done"}
+    assert spooled(home) == []
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_hosted_job_that_is_left_ends_once_wherever_its_client_is_killed(
+    home: Path, replicate: ReplicatePlatform, ledger: Ledger
+) -> None:
+    outcomes = swept(home, ledger, lambda: len(replicate.billed), *HOSTED, LEAVING)
+    assert len(outcomes) >= 14
+    assert set(outcomes) == {"", "done", "unknown_outcome"}, outcomes
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_a_job_that_is_left_and_can_be_looked_up_is_always_done(home: Path, ledger: Ledger) -> None:
+    jobs = home / "simulated"
+    outcomes = swept(home, ledger, lambda: len(list(jobs.glob("*.json"))), *SIMULATED, LEAVING)
+    assert set(outcomes) == {"", "done"}
+    assert spooled(home) == []
+
+
+@pytest.mark.parametrize("kill_at", [11, 15, 17, 1000])
+def test_a_client_that_is_killed_or_ends_while_it_leaves_a_job_has_it_resumed_and_done(
+    home: Path, ledger: Ledger, kill_at: int, cli: Command
+) -> None:
+    cli("quote", "a paper boat", "--backend", "simulated")
+    killed_and_resumed(home, ledger, kill_at, *SIMULATED, LEAVING, call=cli)
+    assert [job.outcome for job in ledger.jobs()] == ["done"]
+    assert len(list((home / "simulated").glob("*.json"))) == 1
     assert spooled(home) == []
 
 
@@ -124,6 +155,25 @@ def test_a_job_whose_client_lives_is_left_to_it(
     told = cli("jobs", "cancel", job.job_id[:8], "--json")
     assert told.json["confirmed_stopped"] is True
     assert ended(client).code == 130, "its client is told"
+    assert ledger.job(job.job_id).outcome == "cancelled"
+
+
+def test_a_job_that_its_driver_ends_while_another_cancels_it_is_cancelled(
+    home: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "hang=1")
+    client = started(*SIMULATED)
+    until(lambda: [a for a in ledger.open_attempts() if a.state == "accepted"])
+    (job,) = ledger.jobs()
+    with Client() as other:
+        hold = other.dispatch._spool.hold
+
+        def late(job_id: str) -> object:
+            assert ended(client).code == 130
+            return hold(job_id)
+
+        monkeypatch.setattr(other.dispatch._spool, "hold", late)
+        assert other.dispatch.cancel(job.job_id)
     assert ledger.job(job.job_id).outcome == "cancelled"
 
 

@@ -125,6 +125,47 @@ def test_where_the_first_fails_the_second_makes_it(
     assert cli("why", job.job_id[:10]).code == 0
 
 
+def test_a_job_that_is_left_has_moved_on_before_its_handle_is_printed(
+    replicate: ReplicatePlatform, ledger: Ledger, cli: Callable[..., Ran]
+) -> None:
+    _refused(replicate)
+    terms = ("--policy", ONE["policy"], "--max-cost", "1")
+    left = cli("generate", "a paper boat", *terms, "--no-wait", "--json")
+    assert left.code == 0, left.err
+    assert "; next: second:there" in left.err
+    assert left.json["handle"].startswith("second:there/")
+    (job,) = ledger.jobs()
+    assert left.json["job_id"] == job.job_id
+    assert [(a.backend, a.state) for a in job.attempts] == [
+        ("replicate", "ended"),
+        ("second", "accepted"),
+    ]
+    assert job.reserved > 0
+    made = cli("result", left.json["handle"], "--json")
+    assert made.code == 0, made.err
+    again = cli("result", job.job_id, "--json")
+    assert again.json["cost_microusd"] == made.json["cost_microusd"] > 0
+    assert [(a["backend"], a["outcome"]) for a in again.json["attempts"]] == [
+        ("replicate", "bad_request"),
+        ("second", "done"),
+    ]
+    done = ledger.job(job.job_id)
+    assert (done.outcome, done.reserved) == ("done", 0)
+
+
+def test_a_job_that_fails_everywhere_is_no_job_that_is_left(
+    replicate: ReplicatePlatform, ledger: Ledger, cli: Callable[..., Ran]
+) -> None:
+    _refused(replicate)
+    ran = cli(
+        "generate", "a boat", "--backend", "replicate", "--max-cost", "1", "--no-wait", "--json"
+    )
+    assert ran.code == 2, ran.err
+    assert ran.json["error"]["code"] == "bad_request"
+    assert [job.outcome for job in ledger.jobs()] == ["bad_request"]
+    assert ledger.open_attempts() == []
+
+
 def test_a_lost_answer_moves_only_with_a_yes(
     replicate: ReplicatePlatform, ledger: Ledger, cli: Callable[..., Ran]
 ) -> None:

@@ -52,6 +52,12 @@ def busy(job: Job) -> bool:
     return any(a.alive for a in job.attempts)
 
 
+def runs_by_itself(job: Job) -> bool:
+    """Whether nobody has to be there: a backend has it, and it is neither made nor unwanted."""
+    alive = [a.stage for a in job.alive()]
+    return alive == [Stage.ACCEPTED] and not unwanted(job)
+
+
 def only_waits(job: Job) -> bool:
     """Whether no call is under way: nothing comes but by waiting, or by another call."""
     return not any(a.awaits == "follow" for a in job.attempts)
