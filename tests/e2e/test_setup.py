@@ -109,7 +109,7 @@ def test_a_job_that_lacks_a_model_is_not_sent_until_the_model_is_there(
     placed = models / "checkpoints" / MODEL
     with Client(home=tmp_path, comfyui_url=url) as client:
         with pytest.raises(SetupNeeded, match=f"lacks the model checkpoints/{MODEL}"):
-            client.route(workflow(), backend="comfyui")
+            client.submit(workflow(), backend="comfyui")
         assert not ComfyHttp(url).queue().pending
         placed.write_bytes(safetensors(1000))
         try:

@@ -92,7 +92,7 @@ def test_that_it_has_all_is_asked_once_by_all_processes(comfy: FakeComfy) -> Non
 
 def test_named_it_is_refused_before_anything_is_sent(comfy: FakeComfy) -> None:
     with Client() as client, pytest.raises(SetupNeeded) as told:
-        client.route(workflow(), backend="comfyui")
+        client.submit(workflow(), backend="comfyui")
     assert f"it lacks the model checkpoints/{MODEL}" in str(told.value)
     assert f"put {MODEL} into its models/checkpoints" in told.value.hint
     assert ("POST", "/prompt") not in comfy.requests
