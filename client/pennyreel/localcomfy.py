@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pennyreel.errors import Code, PennyreelError, error
 
@@ -34,6 +35,8 @@ class Server:
     pid: int
     started: str
     """When the process began, as its system tells: compared, never read."""
+    extra: tuple[str, ...] = ()
+    """The arguments that it was given besides."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def running(root: Path) -> Server | None:
     """Return the server that we started, if that very process still lives."""
     try:
         data = json.loads((root / "server.json").read_text(encoding="utf-8"))
-        server = Server(str(data["url"]), int(data["pid"]), str(data["started"]))
+        extra = tuple(map(str, data.get("extra", ())))
+        server = Server(str(data["url"]), int(data["pid"]), str(data["started"]), extra)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return server if process_started(server.pid) == server.started else None
@@ -107,6 +111,19 @@ def start(
                 (root / "server.json").unlink(missing_ok=True)
             raise
         return Started(server.url, server.pid, False, False, time.monotonic() - began)
+
+
+def restart(root: Path, *, report: Callable[[str], None] = lambda _: None) -> Started | None:
+    """Stop the server that we started and start it anew, at its port and with its arguments.
+
+    Returns None where none of ours runs. Raises as `start` does.
+    """
+    server = running(root)
+    if server is None:
+        return None
+    stop(root)
+    port = urlsplit(server.url).port
+    return start(root, url=server.url, port=port, extra=server.extra, report=report)
 
 
 def stop(root: Path) -> bool:
@@ -199,7 +216,8 @@ def _spawn(root: Path, port: int, extra: Sequence[str]) -> tuple[Server, subproc
         log.replace(log.with_suffix(".old.log"))
     with log.open("ab") as out:
         child = _detached(installation.command(port, extra=extra), installation.env(), out.fileno())
-    return Server(f"http://127.0.0.1:{port}", child.pid, process_started(child.pid) or ""), child
+    began = process_started(child.pid) or ""
+    return Server(f"http://127.0.0.1:{port}", child.pid, began, tuple(extra)), child
 
 
 def _detached(argv: list[str], env: dict[str, str], out: int) -> subprocess.Popen[bytes]:

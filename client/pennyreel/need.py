@@ -41,8 +41,10 @@ class Need:
     """The same seed has to give the same output."""
     steps: int | None = None
     models: tuple[tuple[str, str], ...] = ()
-    """(folder, name) of the model files that the graph names."""
+    """(folder, name) of the model files that the graph names; folder "" = not known."""
     node_packs: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    """The graph's node classes, sorted, each once."""
     vram_min_bytes: int | None = None
     """Below it the graph cannot run, or only by swapping."""
     vram_good_bytes: int | None = None
@@ -50,6 +52,22 @@ class Need:
     """By what its GPU seconds are learned: the template's name, or the graph's own kind."""
     size: float = 1.0
     """Its work as a multiple of the profile's usual: pixels x frames x steps."""
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """What a place is known to lack of what a job requires. Empty: nothing."""
+
+    classes: tuple[str, ...] = ()
+    """Node classes."""
+    models: tuple[tuple[str, str], ...] = ()
+    """(folder, name) of model files."""
+    unsure: tuple[tuple[str, str], ...] = ()
+    """The same, of which it cannot be told: what would load them is not there, or unknown."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is known to be missing."""
+        return bool(self.classes or self.models)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from pennyreel.money.ledger import Ledger
 from pennyreel.money.pricing import clip_price, metered, price
 from pennyreel.money.records import Labels
 from pennyreel.need import Abilities, Need, Unit, Usage
+from pennyreel.provision import stock
 from pennyreel.routing.breaker import from_json
 from pennyreel.routing.facts import Facts, Fit, Left, Place, names
 from pennyreel.types import Health
@@ -88,14 +89,12 @@ class Survey:
         """
         wanted = list(self._candidates(named))
         own = None if need.vram_min_bytes == 0 else self.devices(self.settings)
-        asked = [_asked(partial(self._one, need, *one, own)) for one in wanted]
+        asked = [_asked(partial(self._one, need, *one, own, named)) for one in wanted]
         wait(asked, PROBE_S + REST_S)
-        found = [
-            future.result() if future.done() else self._silent(*one)
+        return [
+            future.result() if future.done() else self._silent(*one, named)
             for one, future in zip(wanted, asked, strict=True)
         ]
-        # One that is named is tried, whatever its health: its own refusal says more.
-        return [replace(f, available=f.available or _named(f, named)) for f in found]
 
     def _candidates(self, named: str | None) -> Iterator[tuple[str, str | None]]:
         """Yield whom to ask: where one is named, nobody else hears of the job."""
@@ -113,15 +112,19 @@ class Survey:
         if server is not None and ours and only in {None, "comfyui"}:
             yield "comfyui", server.url
 
-    def _one(self, need: Need, name: str, target: str | None, own: Devices | None) -> Facts:
+    def _one(
+        self, need: Need, name: str, target: str | None, own: Devices | None, named: str | None
+    ) -> Facts:
         try:
-            return self._told(need, name, self.opener(name, target), own)
+            return self._told(need, name, self.opener(name, target), own, named)
         except PennyreelError as problem:
             return self._closed(name, str(problem), problem.hint)
         except Exception as problem:  # noqa: BLE001 - another package's backend spoils no other's
             return self._closed(name, f"unforeseen: {type(problem).__name__}", "")
 
-    def _told(self, need: Need, name: str, backend: Backend, own: Devices | None) -> Facts:
+    def _told(
+        self, need: Need, name: str, backend: Backend, own: Devices | None, named: str | None
+    ) -> Facts:
         health = self._health(backend)
         able, usage = backend.abilities(), backend.usage(need)
         place = _place(name, backend.target)
@@ -129,7 +132,8 @@ class Survey:
         seconds = self._seconds(need, gpu, usage)
         idle = health.workers.get("idle") or health.workers.get("ready")
         warm = None if not health.workers else bool(idle)
-        return Facts(
+        lacks = stock.lacks(self.settings, self.ledger, need, backend, place, health)
+        told = Facts(
             backend=name,
             abilities=able,
             price=price(usage, self.catalog, seconds, warm=warm),
@@ -138,7 +142,7 @@ class Survey:
             place=place,
             available=health.reachable,
             why=health.detail,
-            fix="" if health.reachable else self._fix(place, health),
+            fix="" if health.reachable else health.hint,
             seconds=_in_all(seconds, place, warm, usage),
             fit=fit,
             device=device,
@@ -147,11 +151,14 @@ class Survey:
             budgets=self._budgets(name),
             checked=time.time(),
         )
+        if lacks is not None:  # named or not: it would only refuse the job
+            return replace(told, available=False, why=lacks.why, fix=lacks.fix)
+        return _tried(told, named)
 
-    def _silent(self, name: str, target: str | None) -> Facts:
+    def _silent(self, name: str, target: str | None, named: str | None) -> Facts:
         """Return the facts of a backend that has not answered in time."""
         told = self._closed(name, _late(PROBE_S + REST_S), _LATER)
-        return replace(told, target=target or "")
+        return _tried(replace(told, target=target or ""), named)
 
     def _closed(self, name: str, why: str, fix: str) -> Facts:
         way = next((w for w in self.catalog.ways if w.backend == name), None)
@@ -166,21 +173,17 @@ class Survey:
             fix=fix.replace(_ELSEWHERE, ""),
         )
 
-    def _fix(self, place: Place, health: Health) -> str:
-        """Return what would make it available; who never installed ComfyUI has that to do first."""
-        home = self.settings.comfyui_home
-        if place is Place.LOCAL and health.backend == "comfyui" and not home.exists():
-            return "pennyreel comfyui install, then pennyreel comfyui start"
-        return health.hint
-
     def _health(self, backend: Backend) -> Health:
         """Ask, or use what another process has heard; for PROBE_S."""
+        elsewhere = not is_loopback(backend.target)
         asked = _asked(
             lambda: self.ledger.probed(
                 f"health {backend.name}:{backend.target}",
                 lambda: backend.health().to_json(),
                 fresh_s=FRESH_S,
                 limit_s=PROBE_S,
+                # One on this machine says so at once, and may be there in a moment.
+                keep=lambda answer: elsewhere or bool(answer["reachable"]),
             )
         )
         try:
@@ -259,8 +262,10 @@ def _asked(ask: Callable[[], T]) -> Future[T]:
     return answer
 
 
-def _named(facts: Facts, named: str | None) -> bool:
-    return bool(facts.target) and named is not None and names(named, facts)
+def _tried(facts: Facts, named: str | None) -> Facts:
+    """One that is named is tried, whatever its health: its own refusal says more."""
+    meant = bool(facts.target) and named is not None and names(named, facts)
+    return replace(facts, available=facts.available or meant)
 
 
 def _place(name: str, target: str) -> Place:

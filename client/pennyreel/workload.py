@@ -56,7 +56,7 @@ def build(order: Order, *, attempt_id: str | None = None) -> Work:
 
     """
     named: dict[str, Source] = {}
-    loaded = _load(order.workflow, Deadline(order.timeout_s))
+    loaded = load(order.workflow, Deadline(order.timeout_s))
     models: tuple[ModelNeed, ...] = ()
     seed, need = order.seed, None
     if isinstance(loaded, Template):
@@ -85,7 +85,12 @@ def build(order: Order, *, attempt_id: str | None = None) -> Work:
     if seed is not None and order.seed is not None:
         graph, _ = graphs.set_seed(graph, seed)
     graph, files = _place_inputs(graph, order.inputs, named)
-    need = need or needs.of_graph(graph, seed=order.seed is not None, files=bool(files))
+    if need is None:
+        need = needs.of_graph(graph, seed=order.seed is not None, files=bool(files))
+    else:  # values that were set may name other models than the template does
+        need = replace(
+            need, models=needs.models_of(graph, {name: folder for folder, name in need.models})
+        )
     work = _work(order, graph, files, models, seed, attempt_id or new_attempt_id())
     return replace(work, need=need)
 
@@ -125,8 +130,13 @@ def _work(
     return work
 
 
-def _load(workflow: Workflow, deadline: Deadline) -> Template | Mapping[str, Any] | bytes:
-    """Read a path, a URL or a dict; a name without .json that is no file is a template's."""
+def load(workflow: Workflow, deadline: Deadline) -> Template | Mapping[str, Any] | bytes:
+    """Read a path, a URL or a dict; a name without .json that is no file is a template's.
+
+    Raises:
+        BadRequest: there is no such file or template, or it cannot be read.
+
+    """
     if isinstance(workflow, Mapping):
         return workflow
     text = os.fspath(workflow)

@@ -122,7 +122,7 @@ def test_errors_are_two_lines_on_stderr_and_an_object_on_stdout_with_json(
         (["run", "hello-video", "--param", "noequals"], 2),
         (["run", "hello-video"], 4),
         (["run", "hello-video", "--backend", "runpod"], 4),
-        (["run", "hello-video", "--backend", "comfyui"], 5),
+        (["run", "hello-video", "--backend", "comfyui"], 4),
         (["result", "nonsense"], 2),
         (["doctor"], 4),
         (["comfyui", "start"], 4),

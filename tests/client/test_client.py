@@ -130,7 +130,7 @@ def test_a_bad_request_is_told_before_anything_is_looked_for(home: Path) -> None
 def test_with_nothing_there_the_ways_are_listed(home: Path) -> None:
     with pytest.raises(SetupNeeded) as caught:
         Client().run(GRAPH)
-    for way in ("comfyui install", "comfyui start", "RUNPOD_API_KEY", "pennyreel why"):
+    for way in ("pennyreel setup WORKFLOW.json", "RUNPOD_API_KEY", "pennyreel why"):
         assert way in caught.value.hint
 
 

@@ -28,7 +28,6 @@ from pennyreel import (
     SetupNeeded,
     Started,
     Submitted,
-    Unavailable,
 )
 from pennyreel.backends.base import Work
 from pennyreel.backends.comfyui import ComfyBackend, prompt_id_of
@@ -194,14 +193,21 @@ def test_a_node_that_fails_is_named(client: Client) -> None:
     assert caught.value.code == "execution_failed"
 
 
-def test_a_graph_that_is_refused_runs_nowhere(client: Client, comfy: FakeComfy) -> None:
+def test_a_graph_that_is_refused_runs_nowhere(
+    client: Client, comfy: FakeComfy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = {"1": {"class_type": "Nope", "inputs": {}}}
+    with pytest.raises(SetupNeeded, match="lacks the node class Nope"):
+        client.run(unknown)
+    assert ("POST", "/prompt") not in comfy.requests
+    monkeypatch.setattr("pennyreel.backends.comfyui.LACKS_S", 0.0)  # it does not say what it lacks
     with pytest.raises(BadRequest, match="Nope"):
-        client.run({"1": {"class_type": "Nope", "inputs": {}}})
+        client.run(unknown)
     assert not comfy.prompts
 
 
 def test_no_server_means_that_nothing_was_accepted() -> None:
-    with pytest.raises(Unavailable):
+    with pytest.raises(SetupNeeded, match="no ComfyUI answers"):
         Client(backend="comfyui").run(GRAPH)
 
 

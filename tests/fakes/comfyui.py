@@ -9,6 +9,8 @@ Its nodes: SaveImage writes a small PNG; FakeSleep{seconds}, FakeError, FakeCras
 FakeBig{bytes} do what their names say. FakeStuck{seconds} cannot be interrupted.
 FakeOutput{filename, type, key, filename_prefix} names a file of any kind, FakeText{text} a text,
 FakeNothing is an output node that shows nothing. LoadImage is refused where its file is missing.
+CheckpointLoaderSimple offers the files in checkpoints; as a program it offers those in `models`
+beside it, and has the classes that `custom_nodes/PACK/classes.json` named when it was started.
 FakeCrash and FakeMemory take `log`, a file to which they add a line each time, and `times`, after
 which they do well; FakePaid{log} is an API node that crashes.
 
@@ -43,6 +45,9 @@ CLASSES = {
     "FakeSleep", "FakeError", "FakeCrash", "FakeMemory", "FakeBig", "FakeStuck", "FakeOutput",
     "FakeText", "FakeNothing", "FakePaid", "FakeEcho",
 }  # fmt: skip
+
+LOADER = "CheckpointLoaderSimple"
+"""Offers what lies in checkpoints, and plays no part in a run."""
 
 Script = Callable[["FakeComfy", "Prompt"], Awaitable[None]]
 
@@ -94,6 +99,12 @@ class FakeComfy:
         self.connections = 0
         self.answer_prompt: Callable[[dict[str, Any]], web.Response | None] = lambda _: None
         self.refuse_sockets = False
+        self.info: dict[str, Any] = {}
+        """More node classes, as /object_info tells them; see `loader`."""
+        self.models: dict[str, list[str]] = {"checkpoints": ["fake.safetensors"]}
+        """What lies in each folder of models."""
+        self.models_root: Path | None = None
+        """A real folder of models instead, looked at anew each time."""
         self.cut_prompt: Literal["taken", "lost"] | None = None
         """Cut the connection of the next POST /prompt, after or before taking it."""
         self._port = port
@@ -192,6 +203,7 @@ class FakeComfy:
                 web.get("/models", self._models),
                 web.get("/models/{folder}", self._models),
                 web.get("/object_info", self._object_info),
+                web.get("/object_info/{name}", self._object_info),
                 web.post("/api/jobs/{id}/cancel", self._cancel),
             ]
         )
@@ -263,7 +275,7 @@ class FakeComfy:
                 status=400,
             )
         for node, value in graph.items():
-            if value.get("class_type") not in CLASSES:
+            if value.get("class_type") not in {*CLASSES, *self.info, LOADER}:
                 message = f"Cannot execute because node {value.get('class_type')} does not exist."
                 problem = {
                     "type": "invalid_prompt",
@@ -375,16 +387,35 @@ class FakeComfy:
         return web.json_response({"system": system, "devices": [device]})
 
     async def _models(self, request: web.Request) -> web.Response:
-        folder = request.match_info.get("folder")
-        return web.json_response(["checkpoints"] if folder is None else ["fake.safetensors"])
+        folder, models = request.match_info.get("folder"), self._listed()
+        if folder is not None and folder not in models:
+            return web.Response(status=404)
+        return web.json_response(list(models) if folder is None else models[folder])
 
-    async def _object_info(self, _: web.Request) -> web.Response:
-        found = {name: _described(name) for name in sorted(CLASSES)}
+    def _listed(self) -> dict[str, list[str]]:
+        if self.models_root is None:
+            return self.models
+        folders = [path for path in self.models_root.iterdir() if path.is_dir()]
+        return {f.name: sorted(p.name for p in f.iterdir()) for f in folders}
+
+    async def _object_info(self, request: web.Request) -> web.Response:
+        found = {name: _described(name) for name in sorted(CLASSES)} | self.info
+        found = loader(LOADER, "ckpt_name", self._listed().get("checkpoints", [])) | found
         root = self.inputs
         files = [str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()] if root else []
         upload = [sorted(files), {"image_upload": True}]
         found["LoadImage"]["input"]["required"] = {"image": upload}
+        name = request.match_info.get("name")
+        if name is not None:
+            found = {name: found[name]} if name in found else {}
         return web.json_response(found)
+
+
+def loader(name: str, input_name: str, files: list[str]) -> dict[str, Any]:
+    """One of ComfyUI's own classes that loads one of these files, for `FakeComfy.info`."""
+    info = {**_described(name), "python_module": "nodes"}
+    info["input"] = {"required": {input_name: [files, {}]}, "optional": {}}
+    return {name: info}
 
 
 def _described(name: str) -> dict[str, Any]:
@@ -503,6 +534,10 @@ def main() -> None:
         temp=temp / "temp" if temp else None,
     )
     fake.device = options.device
+    beside = Path(__file__).with_name("models")
+    fake.models_root = beside if beside.is_dir() else None
+    for pack in Path(__file__).parent.glob("custom_nodes/*/classes.json"):
+        fake.info |= {name: _described(name) for name in json.loads(pack.read_text())}
     time.sleep(float(os.environ.get("FAKE_COMFYUI_START_S", "0")))
     asyncio.run(fake.serve())
 

@@ -245,6 +245,7 @@ def test_a_pack_that_is_not_imported_is_an_error_that_names_it(
     with pytest.raises(SetupNeeded, match="some-pack: No module named 'x'") as caught:
         add(installation, world, pack)
     assert "empty-pack" in caught.value.info.detail["failed"]
+    assert not (installation.layout.comfy / "custom_nodes" / "some-pack").exists()
 
 
 def test_a_folder_that_is_no_pack_is_refused_and_not_left(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import requests
 
@@ -181,15 +181,21 @@ class ComfyHttp:
         """POST /free: give memory back."""
         self._json("POST", "/free", json={"unload_models": unload_models, "free_memory": True})
 
-    def object_info(self, node_class: str | None = None) -> dict[str, Any]:
-        """GET /object_info: every node class with its inputs (about 0.8 MB), or one."""
-        path = "/object_info" if node_class is None else f"/object_info/{node_class}"
-        body = self._json("GET", path, whole=WHOLE_S)
+    def object_info(
+        self, node_class: str | None = None, *, within: float | None = None
+    ) -> dict[str, Any]:
+        """GET /object_info: every node class with its inputs (about 0.8 MB), or one.
+
+        `within`: seconds for the whole answer; as for any, unless given.
+        """
+        path = "/object_info" if node_class is None else f"/object_info/{quote(node_class, '')}"
+        body = self._json("GET", path, timeout=within or READ_S, whole=within or WHOLE_S)
         return body if isinstance(body, dict) else {}
 
-    def models(self, folder: str | None = None) -> list[str]:
+    def models(self, folder: str | None = None, *, timeout: float = READ_S) -> list[str]:
         """GET /models: the folders, or one folder's files."""
-        body = self._json("GET", "/models" if folder is None else f"/models/{folder}")
+        path = "/models" if folder is None else f"/models/{quote(folder, '')}"
+        body = self._json("GET", path, timeout=timeout)
         return [str(name) for name in body] if isinstance(body, list) else []
 
     def upload(self, name: str, content: BinaryIO, *, subfolder: str = "") -> str:

@@ -181,6 +181,9 @@ class NodePack(_Record):
     url: str = Field(pattern="^https://")
     commit: str = Field(pattern="^[0-9a-f]{40}$")
     licence: str
+    bytes: int | None = Field(
+        default=None, gt=0, description="to download, with what it requires besides ComfyUI"
+    )
 
 
 class Needs(_Record):

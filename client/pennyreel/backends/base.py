@@ -11,12 +11,12 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote, urlsplit
 
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError, error
-from pennyreel.need import Abilities, Need, Usage
+from pennyreel.need import Abilities, Lacks, Need, Usage
 from pennyreel.sources import Source
 from pennyreel.types import Handle, Health, JobEvent, Sink
 from pennyreel_comfy.echoes import private_texts
@@ -197,6 +197,24 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let connections go; jobs go on."""
+
+
+@runtime_checkable
+class Stocked(Protocol):
+    """A backend that can tell which nodes and models it has. Optional."""
+
+    name: str
+    target: str
+
+    def lacks(self, need: Need) -> Lacks | None:
+        """Return what it lacks of what a job requires; None = it cannot be told.
+
+        Free, done within LACKS_S, and never raises. What it does not know it does not claim: a
+        place that lacks something gets no job.
+        """
+
+
+LACKS_S = 5.0
 
 
 def told_id(value: object) -> str | None:

@@ -7,102 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pennyreel.cli.common import LINE_S, interrupts, say
 
 if TYPE_CHECKING:
-    from pennyreel.config import Secret, Settings
-    from pennyreel_comfy.models import Entry, Hosts, Manifest, Progress, Pulled, Rules, Store
-
-NO_LIMIT = 1 << 50
-"""Bytes: who runs this says what is to come, and the disk says where it ends."""
+    from pennyreel.provision.here import Here
+    from pennyreel_comfy.models import Entry, Progress, Rules
 
 _SECRETS = ("token", "api_key", "apikey", "key", "access_token")
-
-
-@dataclass(frozen=True)
-class Here:
-    """The folder that is meant, and the lists of models."""
-
-    settings: Settings
-    store: Store
-    manifest: Manifest
-    mine: Path
-
-    @classmethod
-    def load(cls, root: Path | None, manifests: Sequence[Path]) -> Here:
-        """Read the settings and the lists: the built-in one, the user's own, `manifests`."""
-        from pennyreel import config
-        from pennyreel_comfy import models
-
-        settings = config.load()
-        mine = settings.home / "models.toml"
-        files = [*([mine] if mine.exists() else []), *manifests]
-        store = models.Store(root or _installed(settings))
-        return cls(settings, store, models.load(files), mine)
-
-    def hosts(self, allow: Sequence[str]) -> Hosts:
-        """Return the hosts that may be asked, with the user's tokens."""
-        from pennyreel_comfy.models import Hosts
-
-        return Hosts(
-            allow,
-            hf_token=_revealed(self.settings.hf_token),
-            civitai_token=_revealed(self.settings.civitai_token),
-        )
-
-    def check_new(self, entry: Entry) -> None:
-        """Refuse what the user's own list has already: which of the two would be meant?"""
-        from pennyreel.errors import Code, error
-        from pennyreel_comfy.models.manifest import parse
-
-        known = parse(self.mine.read_bytes(), str(self.mine)) if self.mine.exists() else ()
-        if entry.key in {one.key for one in known}:
-            raise error(
-                Code.BAD_REQUEST,
-                f"{self.mine} has {entry.key} already",
-                hint="Choose another --name, or take it out of that file.",
-            )
-
-    def digest(self, entry: Entry) -> str:
-        """Read a file that is there for its sha256."""
-        from pennyreel_comfy.waiting import CancelToken, Deadline
-
-        (found,) = self.store.verify([entry], deadline=Deadline(None), cancel=CancelToken())
-        return found.sha256
-
-    def write(self, entry: Entry) -> None:
-        """Add an entry to the user's own list."""
-        from pennyreel_comfy.models.manifest import written
-
-        self.mine.parent.mkdir(parents=True, exist_ok=True)
-        before = self.mine.read_text(encoding="utf-8") if self.mine.exists() else ""
-        gap = "\n" if before else ""
-        temporary = self.mine.with_suffix(".tmp")
-        temporary.write_text(f"{before.rstrip()}{gap * 2}{written(entry)}", encoding="utf-8")
-        temporary.replace(self.mine)
-
-
-def _installed(settings: Settings) -> Path:
-    from pennyreel.errors import Code, error
-    from pennyreel_comfy.install import Installation
-
-    found = Installation.load(settings.comfyui_home)
-    if found is None:
-        raise error(
-            Code.NOT_INSTALLED,
-            f"ComfyUI is not installed in {settings.comfyui_home}",
-            hint="Run: pennyreel comfyui install. Or name a folder of models with --root.",
-        )
-    return found.layout.comfy / "models"
-
-
-def _revealed(secret: Secret | None) -> str | None:
-    return secret.reveal() if secret else None
 
 
 def entry_of(url: str, name: str | None, given: dict[str, Any]) -> Entry:
@@ -141,6 +56,7 @@ def rules_of(
 ) -> Iterator[Rules]:
     """Yield what a download needs, with its progress shown; say after Ctrl-C what stays."""
     from pennyreel.errors import Code, error
+    from pennyreel.provision.here import NO_LIMIT
     from pennyreel_comfy.models import Rules
     from pennyreel_comfy.waiting import CancelToken, Deadline
 
@@ -203,22 +119,3 @@ class _Lines:
             self._told = time.monotonic()
         percent = f"{100 * event.done / event.total:3.0f}%" if event.total else "    "
         say(f"{percent} {event.label}, {event.done / 1e9:.2f} GB")
-
-
-def raise_failed(failed: Sequence[Pulled], of: int) -> None:
-    """Raise what went wrong: the first one's error, with the others named."""
-    from pennyreel.errors import Code, error
-
-    problems = [one.problem for one in failed if one.problem is not None]
-    if not problems:
-        return
-    if len(problems) == 1:
-        raise problems[0]
-    first = problems[0]
-    raise error(
-        Code(first.code),
-        f"{len(problems)} of {of} models did not come: " + "; ".join(str(p) for p in problems),
-        hint=first.hint,
-        retryable=any(p.retryable for p in problems),
-        detail={"models": [one.entry.key for one in failed]},
-    )

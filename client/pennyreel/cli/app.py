@@ -41,6 +41,7 @@ COMMANDS = {
     "prices": _Command("prices", "Show what is billed by what, and how sure that is."),
     "result": _Command("result", "Wait for a job by its handle and fetch its files."),
     "run": _Command("run", "Run a workflow and save what it makes."),
+    "setup": _Command("setup", "Install what a template or a workflow lacks on this machine."),
     "templates": _Command("templates", "List the built-in workflows, or show one's parameters."),
 }
 

@@ -38,11 +38,14 @@ def command(
     It goes to the best backend by your policy and moves on where one fails, never paying twice.
     A job may cost $0.05 and a day $2 unless you say otherwise. The saved files' paths are printed.
     """
+    from pennyreel import prompts
+    from pennyreel.cli._setup import offered
     from pennyreel.client import Client
 
     wishes = given({**options, "timeout_s": timeout_s, "out_dir": out_dir})
     with Client() as client, sending(client):
-        job = client.start(prompt, ask=asker(yes=yes), **wishes)
+        template = wishes.get("template") or prompts.TEMPLATES[wishes["kind"]]
+        job = offered(lambda: client.start(prompt, ask=asker(yes=yes), **wishes), template)
         (leave if no_wait else finish)(job, as_json=as_json, json_lines=json_lines)
 
 

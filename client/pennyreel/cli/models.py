@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pennyreel.cli._models import NO_LIMIT, Here, entry_of, raise_failed, rules_of
+from pennyreel.cli._models import entry_of, rules_of
 from pennyreel.cli.common import echo_json, say
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def _downloads(function: _F) -> _F:
 @_common
 def list_(*, root: Path | None, manifests: tuple[Path, ...], as_json: bool) -> None:
     """Show the known models, and which of them are here."""
+    from pennyreel.provision.here import Here
+
     here = Here.load(root, manifests)
     if as_json:
         models = [_described(here.store, entry) for entry in here.manifest.entries]
@@ -89,6 +91,8 @@ def pull(
     NAME is a model's name, or FOLDER/NAME; SET is animatediff, sdxl or one of your own;
     `all` means every set.
     """
+    from pennyreel.provision.here import Here, raise_failed
+
     here = Here.load(root, manifests)
     entries = here.manifest.select(wanted)
     with rules_of(here, allow_hosts, timeout_s, quiet=as_json) as rules:
@@ -116,6 +120,7 @@ def verify(
 ) -> None:
     """Read models anew and compare their checksums. Without a NAME, all that are here."""
     from pennyreel.errors import Code, error
+    from pennyreel.provision.here import Here
     from pennyreel_comfy.waiting import CancelToken, Deadline
 
     here = Here.load(root, manifests)
@@ -158,6 +163,7 @@ def prune(
     as_json: bool,
 ) -> None:
     """Remove the beginnings of downloads that nobody is at work on."""
+    from pennyreel.provision.here import NO_LIMIT, Here
     from pennyreel_comfy.models import Shelf
 
     here = Here.load(root, manifests)
@@ -199,6 +205,8 @@ def add(
     as_json: bool,
 ) -> None:
     """Download a model and write it, with its checksum, into your own list of models."""
+    from pennyreel.provision.here import Here, raise_failed
+
     here = Here.load(root, manifests)
     given = {"folder": folder, "sha256": sha256, "licence": licence, "sets": sets}
     entry = entry_of(url, name, {field: value for field, value in given.items() if value})

@@ -54,6 +54,7 @@ def command(
     template. It goes to the best backend by your policy, as `pennyreel quote` shows, and moves on
     where one fails, never paying twice. The saved files' paths are printed, one a line.
     """
+    from pennyreel.cli._setup import offered
     from pennyreel.cli.generate import asker
     from pennyreel.client import Client
 
@@ -70,5 +71,6 @@ def command(
     }
     told = given(options)
     with Client() as client, sending(client):
-        job = client.submit(workflow, ask=asker(yes=False), **work, **told)
+        ask = asker(yes=False)
+        job = offered(lambda: client.submit(workflow, ask=ask, **work, **told), workflow)
         (leave if no_wait else finish)(job, as_json=as_json, json_lines=json_lines)

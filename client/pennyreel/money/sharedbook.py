@@ -103,11 +103,13 @@ class SharedBook(Book):
         *,
         fresh_s: float,
         limit_s: float = 5.0,
+        keep: Callable[[Mapping[str, Any]], bool] = lambda _: True,
     ) -> Probe:
         """Return an answer that is at most `fresh_s` old, asked for by one process at a time.
 
         Who comes while another asks waits for that answer. `limit_s` is what `ask` may take: after
-        it the next one asks. What `ask` raises is raised, and not stored.
+        it the next one asks. What `ask` raises is raised, and not stored; nor is what `keep` says
+        no to.
         """
         lease = f"probe {name}"
         deadline = Deadline(limit_s * 2)
@@ -124,7 +126,8 @@ class SharedBook(Book):
             found = self.probe(name)
             if found is None or found.age_s > fresh_s:
                 found = Probe(dict(ask()), 0.0)
-                self.put_probe(name, found.answer)
+                if keep(found.answer):
+                    self.put_probe(name, found.answer)
             return found
         finally:
             if token is not None:

@@ -25,7 +25,8 @@ NEED = Need(
     kind="video", workflow=True, template="animatediff-v3", no_template="why", width=512,
     height=256, seconds=2.5, frames=16, fps=8.0, format="mp4", audio=True, image_input=True,
     lora=True, negative_prompt=True, seed=True, steps=20, models=(("vae", "a.pt"), ("loras", "b")),
-    node_packs=("vhs",), vram_min_bytes=1, vram_good_bytes=2, profile="p", size=1.5,
+    node_packs=("vhs",), classes=("A", "B"), vram_min_bytes=1, vram_good_bytes=2, profile="p",
+    size=1.5,
 )  # fmt: skip
 PROMPT = Prompt(
     "a boat \ud83d", "video", "rain", 512, 256, 2.5, 16, 8.0, "mp4", IMAGE, audio=True

@@ -23,7 +23,7 @@ from pennyreel.fleet.devices import Devices, detect
 from pennyreel.money import catalog
 from pennyreel.money.caps import Scope
 from pennyreel.money.ledger import Ledger
-from pennyreel.need import Need
+from pennyreel.need import Lacks, Need
 from pennyreel.routing.facts import Facts, Fit, Place, Rules
 from pennyreel.routing.policy import decide
 from pennyreel.survey import Survey
@@ -169,6 +169,42 @@ def test_a_strangers_exception_spoils_only_its_own(
     assert found["replicate"].available
     assert not found["runpod"].available
     assert found["runpod"].why == "unforeseen: ZeroDivisionError"
+
+
+def test_any_backend_may_tell_what_it_lacks(make: Make, backends: Backends) -> None:
+    need = replace(NEED, classes=("A",), models=(("vae", "a.safetensors"),))
+    answers: list[Any] = [Lacks(("A",), need.models), None, Lacks(), ZeroDivisionError("x")]
+    backends.add("replicate")
+
+    def lacks(asked: Need) -> Lacks | None:
+        assert asked is need
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    backends.made["replicate"].lacks = lacks
+    for named in (None, "replicate"):
+        answers.insert(0, answers[0])
+        told = by_name(make().facts(need, named=named))["replicate"]
+        assert not told.available, "named or not: it would only refuse the job"
+        assert told.why == "it lacks the model vae/a.safetensors and the node class A"
+        assert "put a.safetensors into its models/vae" in told.fix
+    answers.pop(0)
+    for number in range(3):
+        other = replace(need, classes=(str(number),))
+        need = other
+        told = by_name(make().facts(other))["replicate"]
+        assert told.available, "what is not known is not missing"
+    assert answers == []
+
+
+def test_a_local_one_that_was_down_is_asked_anew_at_once(make: Make, backends: Backends) -> None:
+    answers = [False, True]
+    backends.add("comfyui", lambda: Health("comfyui", answers.pop(0), "x", target="x"))
+    backends.made["comfyui"].target = "http://127.0.0.1:9"
+    assert not by_name(make().facts(NEED))["comfyui"].available
+    assert by_name(make().facts(NEED))["comfyui"].available, "it was started in between"
 
 
 def test_what_was_heard_is_used_again_for_a_while(make: Make, backends: Backends) -> None:

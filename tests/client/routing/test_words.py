@@ -43,7 +43,7 @@ def test_without_gpu_and_key_the_ways_are_told_once_and_cheapest_first(cli: Cli)
     lines = ran.err.splitlines()
     assert lines[0] == "error[not_configured]: nothing here can make it yet"
     assert "cheapest first" in lines[1]
-    assert "pennyreel comfyui install, then pennyreel comfyui start" in lines[2]
+    assert "pennyreel setup animatediff-v3 (installs ComfyUI, 2 node packs, 2 models: " in lines[2]
     assert "--allow-slow" in lines[2]
     assert "5.56 h" in lines[2] or " h" in lines[2], "it says how long that takes"
     assert [w for w in ("deposit", "set-up", "a clip") if w in lines[3]]

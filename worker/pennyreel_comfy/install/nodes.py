@@ -67,7 +67,7 @@ def add_packs(
     torch stays as it is. Other packages keep the lock's versions, unless `own_versions`.
 
     Raises SetupNeeded (`install_failed`): a pack cannot be had, its requirements do not fit, or a
-    node is not imported. The packs that were in place before stay.
+    node is not imported: such a pack is taken out again. Those that were there before stay.
     """
     layout = installation.layout
     if not os.access(layout.comfy / "custom_nodes", os.W_OK):
@@ -81,7 +81,14 @@ def add_packs(
         for pack in packs:
             report(Note(f"Node pack {pack.name} from {pack.source} {pack.version}".rstrip()))
             _add(job, installation, pack, registry, own_versions=own_versions)
-        found = check_imports(job, installation)
+        try:
+            found = check_imports(job, installation)
+        except PennyreelError as problem:
+            # Else it would look as if it were there the next time.
+            failed = problem.info.detail.get("failed")
+            for name in [p.name for p in packs if isinstance(failed, dict) and p.name in failed]:
+                shutil.rmtree(layout.comfy / "custom_nodes" / name, ignore_errors=True)
+            raise
         shutil.rmtree(layout.downloads, ignore_errors=True)
         # It names pip's indexes, which are nobody's business in an image.
         (layout.logs / f"{job.stage}.log").unlink(missing_ok=True)

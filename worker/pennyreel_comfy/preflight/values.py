@@ -10,7 +10,7 @@ from pennyreel_comfy.preflight.catalogue import InputSpec, NodeSpec
 from pennyreel_comfy.preflight.finding import shown
 from pennyreel_comfy.preflight.packs import near, near_file
 from pennyreel_comfy.preflight.paths import media, path_like
-from pennyreel_comfy.preflight.tables import table
+from pennyreel_comfy.preflight.tables import folder_of
 from pennyreel_comfy.rejections import MODEL_FILE
 from pennyreel_contract import Code
 
@@ -118,8 +118,7 @@ def _choice(
 
 
 def _model(node: NodeSpec, spec: InputSpec, name: str, certain: bool) -> Problem:
-    folders = table("inputs")["folders"]
-    folder = folders.get(f"{node.name}.{spec.name}") or folders.get(spec.name)
+    folder = folder_of(node.name, spec.name)
     where = f" in models/{folder}" if folder else ""
     # Models only: an input may list something else, whatever name it is asked for.
     names = [o for o in spec.options or () if isinstance(o, str) and MODEL_FILE.search(o)]
