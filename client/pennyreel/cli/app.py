@@ -25,7 +25,7 @@ COMMANDS = {
     "backends": _Command("backends", "Show where jobs can run, and how each backend is."),
     "batch": _Command("batch", "Make many videos or images from a file of prompts."),
     "budget": _Command("budget", "Show and set how much may be spent."),
-    "cancel": _Command("cancel", "Stop a job by its handle."),
+    "cancel": _Command("cancel", "Stop a job by its handle or id."),
     "comfyui": _Command("comfyui", "Install, start and stop a ComfyUI on this machine."),
     "config": _Command("config", "Show and change settings, and say where each comes from."),
     "costs": _Command("costs", "Show what was spent, by day, backend, project and more."),
@@ -39,7 +39,7 @@ COMMANDS = {
     "jobs": _Command("jobs", "List, show, resume, cancel, fetch and retry jobs."),
     "models": _Command("models", "List, fetch, check and clear out ComfyUI's models."),
     "prices": _Command("prices", "Show what is billed by what, and how sure that is."),
-    "result": _Command("result", "Wait for a job by its handle and fetch its files."),
+    "result": _Command("result", "Wait for a job by its handle or id and fetch its files."),
     "run": _Command("run", "Run a workflow and save what it makes."),
     "setup": _Command("setup", "Install what a template or a workflow lacks on this machine."),
     "templates": _Command("templates", "List the built-in workflows, or show one's parameters."),
@@ -86,7 +86,7 @@ class LazyGroup(click.Group):
     help="Print the version.",
 )
 def cli() -> None:
-    """Run ComfyUI workflows here, on a ComfyUI you have, or on RunPod serverless."""
+    """Make videos and images where it is cheapest: here, on RunPod, or by a hosted model."""
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -109,9 +109,7 @@ def _comfyui(client: Client) -> Iterator[Check]:
         advice = f"pennyreel comfyui {'start' if installed else 'install'}"
     yield Check("comfyui", state, health.detail, advice)
     if installed is None:
-        yield Check(
-            "installed", "note", "no ComfyUI of pennyreel's own", "pennyreel comfyui install"
-        )
+        yield Check("installed", "note", "no ComfyUI of pennyreel's own", "pennyreel setup")
     else:
         told = f"ComfyUI {installed.comfyui_version}, {installed.device}, torch {installed.torch}"
         yield Check("installed", "ok", told)
