@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pennyreel.errors import Code
+from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.money.caps import Cap, Scope
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.records import Attempt
@@ -72,6 +72,8 @@ class Allowed:
     """Limits of this job's own, besides the budgets that are set."""
     unpriced: bool = False
     """The user agreed to an unknown price."""
+    limit: int | None = None
+    """What all attempts of the job may cost together, in micro-dollars."""
 
 
 class LedgerBooks:
@@ -115,6 +117,7 @@ class LedgerBooks:
             attempts,
             cancel=any(r.get("record") == "cancel" for r in kept),
             outcome=None if outcome is None else Outcome(outcome),
+            limit=(self._allowed or _allowed(kept)).limit,
         )
 
     def reserve(
@@ -161,7 +164,10 @@ class LedgerBooks:
         """
         attempt_id = self.attempt_id(job_id, n)
         before = self._ledger.attempt(attempt_id)
-        if stage is Stage.SENDING and before is not None and before.state == "intended":
+        state = None if before is None else before.state
+        if stage is Stage.SENDING and state not in {"intended", "sent"}:
+            raise _taken_over(attempt_id, state)
+        if stage is Stage.SENDING and state == "intended":
             self._ledger.mark(attempt_id, "sent")
         elif stage is Stage.ACCEPTED:
             self._ledger.mark(attempt_id, "accepted", handle=handle)
@@ -242,6 +248,15 @@ class LedgerBooks:
             self._ledger.adjust(before.attempt_id, owed - before.spent, reference=_LATE)
 
 
+def _taken_over(attempt_id: str, state: str | None) -> PennyreelError:
+    """Return the error of a driver that was away for so long that another ended its attempt."""
+    return error(
+        Code.ATTEMPT_CONFLICT,
+        f"attempt {attempt_id} is {state or 'gone'} in the ledger; nothing is sent",
+        hint="Another process went on with the job: pennyreel jobs list",
+    )
+
+
 def _options(kept: list[dict[str, Any]]) -> tuple[Option, ...]:
     told: list[dict[str, Any]] = next(
         (r["options"] for r in reversed(kept) if r.get("record") == "options"), []
@@ -255,6 +270,7 @@ def _written(allowed: Allowed) -> dict[str, Any]:
         "priced": {key: asdict(one) for key, one in allowed.priced.items()},
         "caps": [[str(c.scope), c.period, c.limit] for c in allowed.caps],
         "unpriced": allowed.unpriced,
+        "limit": allowed.limit,
     }
 
 
@@ -266,6 +282,7 @@ def _allowed(kept: list[dict[str, Any]]) -> Allowed:
         priced={key: Priced(**one) for key, one in told["priced"].items()},
         caps=tuple(Cap(Scope.parse(scope), period, limit) for scope, period, limit in told["caps"]),
         unpriced=told["unpriced"],
+        limit=told.get("limit"),
     )
 
 
@@ -282,4 +299,5 @@ def _attempt(attempt: Attempt, n: int, word: dict[str, Any] | None) -> AttemptRe
         known = Trouble.__dataclass_fields__
         trouble = told and Trouble(**{k: v for k, v in told.items() if k in known})
     at = None if attempt.accepted_ms is None else attempt.accepted_ms / 1000
-    return AttemptRecord(n, stage, attempt.handle, at, trouble)
+    cost = attempt.spent + attempt.reserved
+    return AttemptRecord(n, stage, attempt.handle, at, trouble, cost)

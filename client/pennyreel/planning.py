@@ -89,7 +89,8 @@ class Planner:
         facts = self._survey(work, terms, table).facts(work.need, named=rules.forced)
         quoted = quote(facts, work.need, rules, table, now=time.time(), spent=self._spent())
         options, priced = routes.options_of(quoted.decision, facts, asking=asking)
-        allowed = Allowed(priced, routes.caps_of(rules), rules.allow_unknown_price)
+        caps = routes.caps_of(rules)
+        allowed = Allowed(priced, caps, rules.allow_unknown_price, rules.cost_limit)
         anywhere = rules.forced is None and rules.kinds is None and not rules.private
         return Plan(quoted, facts, options, allowed, anywhere)
 

@@ -119,6 +119,7 @@ def _option(facts: Facts, decision: Decision, *, consented: bool) -> Option:
         backend=facts.backend,
         target=facts.target,
         reserve_microusd=_reserve(facts, decision, deadline_s),
+        start_microusd=0 if facts.meter is None else facts.meter.microusd(0.0),
         expect_s=expected,
         deadline_s=deadline_s,
         queue_s=max(LEAST_S, expected),

@@ -288,7 +288,7 @@ CASES = (
     Case("an input breaks off", "the input's connection", "closed in mid-body",
          "`input_unreachable`, retryable", 20, FETCH, input_cut),
     Case("an input is slow", "the input's connection", "silent in mid-body",
-         "`timeout` at the job's deadline", 8, "pennyreel_comfy.fetch:_Cutter.check", input_slow),
+         "`timeout` at the job's deadline", 8, "pennyreel_comfy.cutting:Cutter.check", input_slow),
     Case("a result is refused once", PLATFORM, "400 to the answer", RIGHT, 20, SEND,
          refused_once),
     Case("a result is always refused", PLATFORM, "400 to every result", "`result_refused`", 12,

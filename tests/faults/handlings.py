@@ -173,6 +173,6 @@ HANDLINGS: dict[str, Callable[..., Any]] = {
     "pennyreel_worker.storage:_translate": _untranslated,
     "pennyreel_worker.storage:Store._transfer": _without_a_limit,
     "pennyreel_comfy.fetch:_Cutter.translate": _as_it_came,
-    "pennyreel_comfy.fetch:_Cutter.check": _nothing,
+    "pennyreel_comfy.cutting:Cutter.check": _nothing,
     "pennyreel_worker.delivery:inline": _nothing,
 }

@@ -44,6 +44,8 @@ class Books:
     cancel: bool = False
     outcome: Outcome | None = None
     ends: int = 0
+    most: int | None = None
+    """What the job may cost altogether without another yes."""
     returns: int = 0
     """To what was set aside."""
 
@@ -81,9 +83,11 @@ class Books:
     def settle(self, n: int, stage: Stage, microusd: int | None, trouble: Trouble | None) -> None:
         assert stage in ENDS
         self._move(n, stage)
-        self.attempts[n] = replace(self.attempts[n], stage=stage, trouble=trouble)
         self.settled.add(n)
         self.costs[n] = self.options[n].reserve_microusd if microusd is None else microusd
+        self.attempts[n] = replace(
+            self.attempts[n], stage=stage, trouble=trouble, cost=self.costs[n]
+        )
 
     def end(self, outcome: Outcome) -> None:
         assert self.outcome is None, "a job ends once"
@@ -98,6 +102,7 @@ class Books:
             self.cancel,
             self.outcome,
             self.rules,
+            self.most,
         )
 
     def _move(self, n: int, stage: Stage) -> None:

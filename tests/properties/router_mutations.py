@@ -43,6 +43,10 @@ def _runs_are_left(job: Any, attempt: Any, _at: float) -> bool:
     return bool(rules.next_option(job) is not None and job.options[attempt.n].cancels)
 
 
+def _free_in_the_queue(_: Any, attempt: Any, billed: int | None) -> int | None:
+    return 0 if billed is None and not attempt.started and not attempt.resumed else billed
+
+
 def _unrecorded(patch: pytest.MonkeyPatch) -> None:
     def send(t: Any, attempt: Any) -> None:
         sent = t.call(attempt, "submit", stage=Stage.SENDING, sends=attempt.sends + 1)
@@ -160,9 +164,11 @@ MUTATIONS: dict[str, Mutation] = {
     "a running job is left like a queued one": _rule("leaves_queue", _runs_are_left),
     "a job that hangs runs on": _rule("runs_too_long", _never),
     "a stopped attempt costs nothing": _rule("owed", lambda *_: 0),
+    "a worker that was woken for nothing costs nothing": _rule("owed", _free_in_the_queue),
     "Retry-After is not heard": _rule("pause_s", lambda _r, _t, jitter, _a=None: jitter),
     "what was set aside is not come back to": _aside(back=False),
     "what was set aside is asked again at once": _aside(back=True),
+    "what failed does not count towards the job's limit": _rule("affordable", _always),
     "a submit is not written down": _unrecorded,
     "a submit is written down afterwards": _sent_before_written,
     "an unknown attempt costs nothing": _settled(

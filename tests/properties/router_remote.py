@@ -109,7 +109,8 @@ class Remote:
         if self.accepted_at is None:
             return 0
         if self.stopped_at is not None and not self.ended(self.stopped_at):
-            return self.bill if self.started(self.stopped_at) else 0
+            waited = min(self.option.start_microusd, self.option.reserve_microusd)
+            return self.bill if self.started(self.stopped_at) else waited
         return self.bill
 
     def paid_result(self) -> bool:

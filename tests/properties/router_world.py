@@ -91,6 +91,7 @@ class World:
         limit = r.choice([10**9, 10**9, sum(o.reserve_microusd for o in self.options) // 2])
         self.rules = Rules(sends=3, looks=3, stops=3, fetches=3)
         self.books = Books("job", self.options, limit, self.rules)
+        self.books.most = r.choice([None, None, 20_000, 60_000])
         self.agreeable = r.random() < 0.4
         self.unkind_storage = r.choice([0.0, 0.0, 0.3])
         self.blocking = r.choice([0.0, 0.0, 0.3])
@@ -245,6 +246,9 @@ class World:
         assert self.now >= self.words[n].not_before, "Retry-After is honoured"
         option, word = self.options[n], self.words[n]
         assert option.consented or self.agreeable, "the user agreed to the price"
+        within = self.books.most is None or self.books.counted <= self.books.most
+        free = not option.reserve_microusd
+        assert within or free or self.agreeable, "the job's own limit, with what failed before"
         again = word.said in {"nothing", "refused"} or (word.said == "maybe" and option.replays)
         assert again, f"the same backend again, which {word.said}"
         assert self.remotes[n].submits < self.rules.sends + self.crashes * self.rules.sends
@@ -492,10 +496,19 @@ class World:
         return any(self._able(n) for n in range(len(self.options)))
 
     def _able(self, n: int) -> bool:
-        agreed = self.options[n].consented or self.agreeable
+        agreed = self._agreed(n)
         shut = n in self.poor or n in self.blocked or self._twin(n) or n in self.forgiven
         lost = n in self.books.attempts and self.books.attempts[n].stage is Stage.UNKNOWN
         return self.remotes[n].temper.works and agreed and not shut and not lost
+
+    def _agreed(self, n: int) -> bool:
+        """Whether an option needed no yes, or had it: the job's limit counts what failed, too."""
+        option, most = self.options[n], self.books.most
+        kept = self.books.attempts.get(n)
+        begun = kept is not None and kept.stage is not Stage.REFUSED  # that may be come back to
+        free = begun or most is None or not option.reserve_microusd
+        within = free or self.books.counted + option.reserve_microusd <= (most or 0)
+        return (option.consented and within) or self.agreeable
 
     def end_done(self) -> None:
         done = [n for n, a in self.books.attempts.items() if a.stage is Stage.DONE]
@@ -534,7 +547,7 @@ class World:
         """Whether everything that the rules allow was tried with an option."""
         if n in self.poor or n in self.blocked or self._twin(n) or self._forgiven(n):
             return
-        if not self.options[n].consented and not self.agreeable:
+        if not self._agreed(n):
             return
         word, remote = self.words[n], self.remotes[n]
         assert remote.submits, f"option {n} was never tried"
@@ -578,6 +591,7 @@ def _option(r: Random, n: int) -> Option:
     return Option(
         backend=f"b{n}",
         reserve_microusd=r.choice([0, 1000, 18_000, 50_000]),
+        start_microusd=r.choice([0, 0, 500]),
         expect_s=30.0,
         deadline_s=90.0,
         queue_s=r.choice([15.0, 40.0]),

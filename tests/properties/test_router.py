@@ -62,7 +62,7 @@ def test_a_job_survives_a_crash_at_any_effect() -> None:
 def test_a_rule_that_is_wrong_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTATIONS[name](monkeypatch)
     with pytest.raises(AssertionError, match="history"):
-        play(range(8_000), Tally())
+        play(range(30_000), Tally())
 
 
 @pytest.mark.long

@@ -129,6 +129,7 @@ class ScriptedBackend:
     cancelled: bool = False
     closed: bool = False
     target: str = ""
+    bills: Usage = field(default_factory=lambda: Usage("x", Unit.RUN, 1))
 
     def _play(self, what: str, script: list[Do]) -> None:
         self.log.append(what)
@@ -167,7 +168,7 @@ class ScriptedBackend:
         raise error(code, "stopped", detail={"confirmed_stopped": self.confirms})
 
     def usage(self, need: Need) -> Usage:
-        return Usage("x", Unit.RUN, 1)
+        return self.bills
 
     def billed(self, need: Need, result: Result) -> Usage:
         return Usage("x", Unit.RUN, 1)
@@ -191,12 +192,18 @@ class Scene:
         work = Work("w" * 32, {}, timeout_s=None)
         self.driver = Driver(
             "job",
-            Order(work, self._fetch, lambda _o, _u: 700),
+            Order(work, self._fetch, self._price),
             books=books,
             backends=self,
             breakers=Breakers(self.cell),
             ears=Ears(self._tell, self.heard.append, self._ask),
         )
+
+    def _price(self, _: Option, usage: Usage) -> int:
+        """A second costs ten."""
+        if usage.unit is not Unit.GPU_SECOND:
+            return 700
+        return round(10 * ((usage.amount or 0.0) + usage.startup_s + usage.idle_s))
 
     def open(self, option: Option) -> Any:
         if option.backend not in self.backends:

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from pennyreel.errors import Code, JobFailed, OutcomeUnknown, Unavailable
+from pennyreel.need import Unit, Usage
 from pennyreel.routing.driver import Left
 from pennyreel.routing.failures import failure
 from pennyreel.routing.machine import Option, Outcome, Rules, Stage
@@ -100,6 +101,60 @@ def test_only_consent_lets_another_follow_an_unknown_one() -> None:
     ended = scene.driver.run()
     assert ended.winner == B
     assert scene.books.strict.costs == {0: 1000, 1: 700}
+
+
+BROKEN = fails(Code.OUT_OF_MEMORY, "too little memory")
+
+
+def over_the_limit(*, agree: bool) -> Scene:
+    scene = Scene(ScriptedBackend("a", follows=[BROKEN]), ScriptedBackend("b"), books=Books(A, B))
+    scene.books.strict.most = 2500  # a counts as 1000, and b may cost 2000
+    scene.agree = agree
+    return scene
+
+
+def test_what_failed_counts_towards_the_jobs_limit() -> None:
+    scene = over_the_limit(agree=False)
+    ended = scene.driver.run()
+    assert ended.outcome is Outcome.FAILED
+    assert scene.backends["b"].log == [], "the job would have come to 3000"
+    assert [(ask.option, ask.unknown) for ask in scene.asked] == [(B, False)]
+    assert any("what was tried before has cost $0.001" in line for line in scene.told)
+    problem = failure(ended)
+    assert problem is not None
+    assert "--max-cost" in str(problem.info.detail["attempts"])
+
+
+def test_a_yes_lifts_the_jobs_limit_for_what_was_asked() -> None:
+    ended = over_the_limit(agree=True).driver.run()
+    assert ended.winner == B
+
+
+SECONDS = Usage("x", Unit.GPU_SECOND, None, startup_s=60.0, idle_s=5.0)
+
+
+@pytest.mark.parametrize(
+    ("detail", "cost"),
+    [
+        ({"gpu_seconds": 7.0, "queue_seconds": 2.0}, 10 * (7 + 2 + 5)),
+        ({"gpu_seconds": 7.0}, 10 * (7 + 60 + 5)),
+        ({"gpu_seconds": 0.0, "queue_seconds": 900.0}, 10 * (60 + 5)),
+        ({}, 1000),
+        ({"gpu_seconds": None}, 1000),
+        ({"gpu_seconds": -1}, 1000),
+        ({"gpu_seconds": float("nan")}, 1000),
+        ({"gpu_seconds": True}, 1000),
+    ],
+)
+@pytest.mark.parametrize("code", [Code.OUT_OF_MEMORY, Code.CANCELLED])
+def test_what_a_failure_tells_of_its_time_is_what_it_costs(
+    code: Code, detail: dict[str, object], cost: int
+) -> None:
+    told = {**detail, "confirmed_stopped": True}
+    a = ScriptedBackend("a", follows=[fails(code, detail=told)], bills=SECONDS)
+    scene = Scene(a, books=Books(A))
+    scene.driver.run()
+    assert scene.books.strict.costs == {0: cost}
 
 
 def test_nothing_is_sent_where_the_price_is_not_agreed_to() -> None:

@@ -90,7 +90,11 @@ class Follower:
         One that was faster than its deadline's cancel is done, and paid for: it counts.
         """
         ended = self._backend.stop(self._handle.remote_id)
-        detail = {"confirmed_stopped": ended is not None, "handle": str(self._handle)}
+        detail = {
+            "confirmed_stopped": ended is not None,
+            "handle": str(self._handle),
+            **results.spent(ended),
+        }
         note = "" if ended is not None else "; RunPod did not confirm that it stopped"
         if self._cancel.cancelled:
             raise error(Code.CANCELLED, f"the job was cancelled{note}", detail=detail)

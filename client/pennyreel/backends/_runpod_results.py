@@ -49,7 +49,9 @@ def _fail(status: Mapping[str, Any]) -> NoReturn:
     state = status.get("status")
     if state == "CANCELLED":
         raise error(
-            Code.CANCELLED, "the job was cancelled at RunPod", detail={"confirmed_stopped": True}
+            Code.CANCELLED,
+            "the job was cancelled at RunPod",
+            detail={"confirmed_stopped": True, **spent(status)},
         )
     if state == "TIMED_OUT":
         said = status.get("error")
@@ -57,7 +59,7 @@ def _fail(status: Mapping[str, Any]) -> NoReturn:
             Code.TIMEOUT,
             f"RunPod ended the job: {said or 'nobody took it in time, or its worker went silent'}",
             hint="Allow more time (--timeout), or look at the endpoint's workers.",
-            detail={"confirmed_stopped": True},
+            detail={"confirmed_stopped": True, **spent(status)},
         )
     info = ErrorInfo.decode(status.get("error") or "failed without a reason")
     output = status.get("output")
@@ -66,9 +68,18 @@ def _fail(status: Mapping[str, Any]) -> NoReturn:
             update={"message": f"{info.message}: {_text(output['details'])}"[:2000]}
         )
     worker = status.get("workerId")
-    if worker:
-        info = info.model_copy(update={"detail": {**info.detail, "worker_id": str(worker)}})
-    raise _ended(info)
+    detail = {**info.detail, **({"worker_id": str(worker)} if worker else {})}
+    # RunPod's clock, not the worker's word.
+    detail = {k: v for k, v in detail.items() if k not in {"gpu_seconds", "queue_seconds"}}
+    raise _ended(info.model_copy(update={"detail": {**detail, **spent(status)}}))
+
+
+def spent(status: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return what RunPod tells of a job's time, for its bill: in an error's detail."""
+    told = _platform(status or {})
+    names = {"gpu_seconds": "platform_execute", "queue_seconds": "platform_queue"}
+    found = {name: told[stage] for name, stage in names.items() if stage in told}
+    return found if "gpu_seconds" in found else {}
 
 
 def _ended(info: ErrorInfo) -> PennyreelError:

@@ -232,6 +232,11 @@ class Driver:
             self._post(ev.Gone(e.n, e.call, told, self._clock.now(), self._clock.jitter()))
             return
         option, order = self._options[e.n], self._order
+
+        def spent(problem: Exception) -> int | None:
+            usage = hearing.usage_of(problem, backend.usage(order.work.need))
+            return None if usage is None else order.price(option, usage)
+
         self._followers[e.n] = Follower(
             e,
             backend,
@@ -239,6 +244,7 @@ class Driver:
             post=self._post,
             hear=self._ears.event,
             bill=lambda result: order.price(option, backend.billed(order.work.need, result)),
+            spent=spent,
         )
 
     def stop(self, e: do.Stop) -> None:

@@ -55,10 +55,11 @@ class Follower:
         post: Callable[[Event], None],
         hear: Callable[[JobEvent], None],
         bill: Callable[[Result], int | None],
+        spent: Callable[[Exception], int | None],
     ) -> None:
-        """Begin to follow."""
+        """Begin to follow. `bill` and `spent` price a result, and what an error tells."""
         self._effect, self._backend, self._clock = effect, backend, clock
-        self._post, self._hear, self._bill = post, hear, bill
+        self._post, self._hear, self._bill, self._spent = post, hear, bill, spent
         self._token = LeaveToken()
         self.handle = Handle.parse(effect.handle)
         self._result: Result | None = None
@@ -98,24 +99,30 @@ class Follower:
             return seen
         sure = isinstance(seen, Stopped) and seen.confirmed
         gone = isinstance(seen, Failed)  # a job that was removed is not found again
-        return Stopped(
-            told.n, told.call, sure or gone, told.trouble, self._clock.now(), told.jitter
-        )
+        billed = told.billed_microusd
+        if isinstance(seen, (Stopped, Failed)) and seen.billed_microusd is not None:
+            billed = seen.billed_microusd
+        now = self._clock.now()
+        return Stopped(told.n, told.call, sure or gone, told.trouble, now, told.jitter, billed)
 
     def _follow(self, deadline: Deadline, token: CancelToken) -> Event:
         n, call = self._effect.n, self._effect.call
         try:
-            self._result = self._backend.follow(
+            made = self._result = self._backend.follow(
                 self.handle, on_event=self._on_event, deadline=deadline, cancel=token
             )
-            return Succeeded(n, call, self._clock.now(), self._billed(self._result))
-        except Exception as problem:  # noqa: BLE001 - whatever it is, the job was accepted
-            return hearing.of_follow(problem, n, call, self._clock.now(), self._clock.jitter())
+            billed = self._priced(lambda: self._bill(made))
+            return Succeeded(n, call, self._clock.now(), billed)
+        except Exception as failed:  # noqa: BLE001 - whatever it is, the job was accepted
+            problem, now, jitter = failed, self._clock.now(), self._clock.jitter()
+            billed = self._priced(lambda: self._spent(problem))
+            return hearing.of_follow(problem, n, call, now, jitter, billed)
 
-    def _billed(self, result: Result) -> int | None:
-        """Return the bill; a result whose bill cannot be read is a result all the same."""
+    @staticmethod
+    def _priced(bill: Callable[[], int | None]) -> int | None:
+        """Return the bill; an end whose bill cannot be read is an end all the same."""
         with suppress(PennyreelError, ArithmeticError):
-            return self._bill(result)
+            return bill()
         return None
 
     def _on_event(self, event: JobEvent) -> None:

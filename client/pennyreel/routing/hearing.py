@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from pennyreel.errors import (
     BadRequest,
@@ -16,6 +17,7 @@ from pennyreel.errors import (
     SetupNeeded,
     Unavailable,
 )
+from pennyreel.need import Unit, Usage
 from pennyreel.routing.machine import (
     Event,
     Failed,
@@ -69,14 +71,33 @@ def of_submit(problem: Exception, n: int, call: int, at: float, jitter: float) -
     return Lost(n, call, trouble(problem), at, jitter)
 
 
-def of_follow(problem: Exception, n: int, call: int, at: float, jitter: float) -> Event:
-    """Hear a follower's exception. The job was accepted: what is not its end is silence."""
+def of_follow(
+    problem: Exception, n: int, call: int, at: float, jitter: float, billed: int | None = None
+) -> Event:
+    """Hear a follower's exception. The job was accepted: what is not its end is silence.
+
+    `billed`: micro-dollars, where the backend has told what it billed for that end.
+    """
     told = trouble(problem)
     if isinstance(problem, (JobCancelled, JobTimeout)):
-        return Stopped(n, call, _confirmed(problem), told, at, jitter)
+        return Stopped(n, call, _confirmed(problem), told, at, jitter, billed)
     if isinstance(problem, (JobFailed, BadRequest)) or _of_the_worker(problem):
-        return Failed(n, call, told, at)
+        return Failed(n, call, told, at, billed)
     return Gone(n, call, told, at, jitter)
+
+
+def usage_of(problem: Exception, before: Usage) -> Usage | None:
+    """Return what a job that failed, or was stopped, was billed for; None: nobody has told.
+
+    Backends that bill GPU seconds tell them in the error's detail: `gpu_seconds`, and
+    `queue_seconds` where a wait tells whether the worker had to start first.
+    """
+    detail = problem.info.detail if isinstance(problem, PennyreelError) else {}
+    seconds, waited = detail.get("gpu_seconds"), detail.get("queue_seconds")
+    if before.unit is not Unit.GPU_SECOND or not _sound(seconds):
+        return None
+    startup = min(before.startup_s, waited) if _sound(waited) else before.startup_s
+    return replace(before, amount=seconds, startup_s=startup)
 
 
 def of_fetch(problem: Exception, n: int, call: int, at: float, jitter: float) -> Event:
@@ -89,6 +110,12 @@ def _of_the_worker(problem: Exception) -> bool:
     if not isinstance(problem, PennyreelError):
         return False
     return problem.code == Code.COMFY_START_FAILED.value or "worker_id" in problem.info.detail
+
+
+def _sound(seconds: object) -> TypeGuard[float]:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        return False
+    return math.isfinite(seconds) and seconds >= 0
 
 
 def _confirmed(problem: PennyreelError) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pennyreel.books import Allowed, LedgerBooks, Priced
-from pennyreel.errors import Unavailable
+from pennyreel.errors import BadRequest, Unavailable
 from pennyreel.money.caps import Cap, Scope
 from pennyreel.money.ledger import Ledger
 from pennyreel.need import Need
@@ -58,6 +58,28 @@ def test_a_late_success_is_one_and_its_bill_is_the_last(
         attempt = ledger.attempt("a0")
         assert attempt is not None
         assert (attempt.spent, attempt.reserved) == (cost, 0)
+
+
+def test_a_driver_that_was_away_sends_nothing_for_an_attempt_that_another_has_ended(
+    books: LedgerBooks, ledger: Ledger
+) -> None:
+    LedgerBooks(ledger).settle(JOB, 0, Stage.REFUSED, 0, WHY)
+    with pytest.raises(BadRequest) as told:
+        books.write(JOB, 0, Stage.SENDING, None, None)
+    assert told.value.code == "attempt_conflict"
+    assert "nothing is sent" in str(told.value)
+
+
+def test_the_jobs_limit_and_what_it_has_cost_are_known_to_the_next_process(
+    ledger: Ledger,
+) -> None:
+    ledger.record_job(JOB, request_sha256="x", need=Need())
+    books = LedgerBooks(ledger)
+    books.begin(JOB, [A, B], Allowed(limit=2500))
+    books.reserve(JOB, 0, A, "a0")
+    books.settle(JOB, 0, Stage.FAILED, 600, WHY)
+    told = LedgerBooks(ledger).record(JOB)
+    assert (told.limit, [a.cost for a in told.attempts]) == (2500, [600])
 
 
 def test_an_end_is_not_believed_before_its_money_says_the_same(

@@ -117,14 +117,16 @@ def test_what_was_given_up_can_be_stopped_later_where_its_backend_can(
 
 
 def test_of_a_job_whose_request_is_elsewhere_the_files_come_and_a_warning(
-    client: Client, ledger: Ledger, home: Path
+    ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = client.submit(GRAPH, backend="simulated")
-    job.detach()
-    handle = job.accepted(20)
-    (request,) = (home / "spool").glob("*.json")
-    request.unlink()
-    result = client.handle(handle).result(20)
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=3")  # it is let go before it is made
+    with Client() as client:
+        job = client.submit(GRAPH, backend="simulated")
+        job.detach()
+        handle = job.accepted(20)
+        (request,) = (home / "spool").glob("*.json")
+        request.unlink()
+        result = client.handle(handle).result(20)
     assert result.paths
     assert "is not on this machine" in result.warnings[0]
     assert ledger.job(job.id).outcome is None, "it is booked where it began"

@@ -173,7 +173,7 @@ def _over(turn: Turn, attempt: Attempt, event: Stopped) -> None:
         turn.tell(f"{turn.option(event.n).key}: somebody cancelled it there", n=event.n)
         turn.change(cancel=True)
         turn.do(MarkCancelled())  # first: after a crash the end alone would mean to move on
-    cost = rules.owed(attempt, event.billed_microusd)
+    cost = rules.owed(turn.job, attempt, event.billed_microusd)
     turn.settle(attempt, Stage.STOPPED, cost, _why(turn, event.trouble))
     go_on(turn, event.at)
 

@@ -99,8 +99,12 @@ def _try_next(turn: Turn, at: float) -> None:
 def _ask(turn: Turn, n: int, *, unknown: bool) -> None:
     turn.change(calls=turn.job.calls + 1)
     turn.change(asking=turn.job.calls, asked=n)
-    option = turn.option(n)
-    why = "an attempt may have run and counts as spent" if unknown else "it needs your consent"
+    option, spent = turn.option(n), rules.counted(turn.job)
+    why = "it needs your consent"
+    if spent:
+        why = f"what was tried before has cost {dollars(spent)}"
+    if unknown:
+        why = "an attempt may have run and counts as spent"
     turn.tell(
         f"{option.key} would cost up to {dollars(option.reserve_microusd)}: {why}", CONSENT, n
     )
@@ -114,6 +118,7 @@ def _wait_for_a_blocked_one(turn: Turn, at: float) -> None:
         (a.until, a)
         for a in turn.job.attempts
         if a.until is not None and a.blocks < most.blocks and a.until - at <= most.most_s
+        if rules.agreed(turn.job, a.n)
     ]
     if not soon:
         end(turn, _exhausted(turn))

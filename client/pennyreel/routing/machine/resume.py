@@ -43,6 +43,7 @@ def _rebuilt(record: JobRecord) -> Job:
             resumed=True,
             sends=0 if kept.stage is Stage.RESERVED else 1,
             trouble=kept.trouble,
+            cost=kept.cost,
         )
         for kept in record.attempts
     )
@@ -50,6 +51,7 @@ def _rebuilt(record: JobRecord) -> Job:
         record.job_id,
         record.options,
         record.rules,
+        record.limit,
         attempts,
         consents=frozenset(a.n for a in attempts),
         cancel=record.cancel,

@@ -44,7 +44,18 @@ def next_option(job: Job) -> int | None:
 
 def agreed(job: Job, n: int) -> bool:
     """Whether this option may be tried without asking."""
-    return job.options[n].consented or n in job.consents
+    return n in job.consents or (job.options[n].consented and affordable(job, n))
+
+
+def affordable(job: Job, n: int) -> bool:
+    """Whether the job stays within its limit with this option, whatever was tried before."""
+    cost = job.options[n].reserve_microusd
+    return not cost or job.limit is None or counted(job) + cost <= job.limit
+
+
+def counted(job: Job) -> int:
+    """Return what the job's attempts count as; of one that is alive, the worst."""
+    return sum(job.options[a.n].reserve_microusd if a.alive else a.cost for a in job.attempts)
 
 
 def busy(job: Job) -> bool:
@@ -162,11 +173,16 @@ def moves_on(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
     return other is not None and _engine(job.options[other]) != _engine(job.options[attempt.n])
 
 
-def owed(attempt: Attempt, billed_microusd: int | None) -> int | None:
+def owed(job: Job, attempt: Attempt, billed_microusd: int | None) -> int | None:
     """Return what a stopped attempt cost; None = the reservation counts."""
-    if billed_microusd is None and not attempt.started and not attempt.resumed:
-        return 0  # it was in the queue all the time
-    return billed_microusd
+    if billed_microusd is not None:
+        return billed_microusd
+    watched = attempt.queued and not attempt.resumed and not attempt.looks
+    if not watched or attempt.started:
+        return None
+    # It was in the queue all the time. The worker that it woke is billed nevertheless.
+    option = job.options[attempt.n]
+    return min(option.start_microusd, option.reserve_microusd)
 
 
 def pause_s(rules: Rules, tries: int, jitter: float, retry_after_s: float | None = None) -> float:

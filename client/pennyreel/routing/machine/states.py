@@ -15,6 +15,8 @@ class Option:
     target: str = ""
     reserve_microusd: int = 0
     """The worst case: held before anything is sent, and counted where nobody tells the bill."""
+    start_microusd: int = 0
+    """What is billed for a job that waited for a worker and was stopped: its start and idling."""
     expect_s: float = 60.0
     """From its start to the result."""
     deadline_s: float = 180.0
@@ -141,6 +143,8 @@ class Attempt:
     until: float | None = None
     """SKIPPED: when it may be tried."""
     trouble: Trouble | None = None
+    cost: int = 0
+    """What it counts as, once it has ended."""
 
     @property
     def alive(self) -> bool:
@@ -155,6 +159,8 @@ class Job:
     job_id: str
     options: tuple[Option, ...]
     rules: Rules = Rules()
+    limit: int | None = None
+    """What all its attempts may cost together, but for those that the user agreed to."""
     attempts: tuple[Attempt, ...] = ()
     """In the order of trying."""
     calls: int = 0
@@ -200,6 +206,7 @@ class AttemptRecord:
     handle: str | None = None
     accepted_at: float | None = None
     trouble: Trouble | None = None
+    cost: int = 0
 
 
 @dataclass(frozen=True)
@@ -212,3 +219,4 @@ class JobRecord:
     cancel: bool = False
     outcome: Outcome | None = None
     rules: Rules = Rules()
+    limit: int | None = None

@@ -60,5 +60,6 @@ class Turn:
         self, attempt: Attempt, stage: Stage, microusd: int | None, trouble: Trouble | None = None
     ) -> None:
         """End an attempt, for good as far as anybody knows."""
-        self.put(attempt, stage=stage, awaits="", trouble=trouble)
+        cost = self.option(attempt.n).reserve_microusd if microusd is None else microusd
+        self.put(attempt, stage=stage, awaits="", trouble=trouble, cost=cost)
         self.do(Settle(attempt.n, stage, microusd, trouble))
