@@ -91,7 +91,7 @@ class Dispatch(Kept):
         if not plan.options:
             self._record(job_id, work, terms, plan)
             raise self._refused(job_id, plan)
-        order = Order(work, out_dir, terms)
+        order = Order(work, out_dir, terms, self.ledger.identity)
         held = self._held(job_id)
         try:
             # Its request first: a job that the ledger has can be gone on with.

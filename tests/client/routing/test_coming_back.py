@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
@@ -143,6 +144,27 @@ def test_of_a_handle_of_another_ledger_the_files_come_unbooked(
     assert ran.json["cost_microusd"] is None
     assert NOT_BOOKED in ran.err
     assert cli("jobs", "list", "--json").json == {"jobs": []}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_another_ledger_leaves_the_requests_of_open_jobs_to_theirs(
+    named: bool, cli: Cli, ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("generate", "a boat", "--backend", "simulated", "--no-wait").code == 0
+    (job,) = ledger.jobs()
+    request = home / "spool" / f"{job.job_id}.json"
+    told = json.loads(request.read_text("utf-8"))
+    assert told["ledger"] == ledger.identity == str((home / "ledger.db").resolve())
+    if not named:  # as an older version left it
+        del told["ledger"]
+        request.write_text(json.dumps(told), "utf-8")
+    with monkeypatch.context() as there:
+        there.setenv("PENNYREEL_LEDGER_URL", f"sqlite:///{home / 'other.db'}")
+        assert cli("jobs", "resume").code == 0
+    assert request.exists()
+    assert cli("jobs", "resume").code == 0
+    assert ledger.job(job.job_id).outcome == "done"
+    assert spooled(home) == []
 
 
 def test_a_job_that_is_left_is_cancelled_by_its_id_and_booked(
