@@ -14,7 +14,7 @@ from pennyreel.backends.base import Backend, Work
 from pennyreel.books import LedgerBooks
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError, error
-from pennyreel.kept import Kept
+from pennyreel.kept import Kept, look_again
 from pennyreel.money.records import Job, Labels
 from pennyreel.planning import Learner, Plan
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
@@ -156,7 +156,9 @@ class Dispatch(Kept):
         raise error(
             Code.BAD_REQUEST,
             f"job {job.job_id} has ended: {job.outcome}",
-            hint=f"See it: pennyreel jobs show {job.job_id}",
+            hint=look_again(job)
+            if job.state == "unknown"
+            else f"See it: pennyreel jobs show {job.job_id}",
         )
 
     def _held(self, job_id: str) -> Held:

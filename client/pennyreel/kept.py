@@ -146,3 +146,11 @@ class Kept:
         if key not in keys:
             raise error(Code.INTERNAL, f"job {attempt.job_id} has no option {key}")
         return keys.index(key)
+
+
+def look_again(job: Job) -> str:
+    """Return what to do about a job of which it is not known whether it runs."""
+    short = job.job_id[:12]
+    if any(a.state == "unknown" and a.handle is not None for a in job.attempts):
+        return f"Look again: pennyreel result {short}; or stop it: pennyreel cancel {short}"
+    return "No answer told its handle: look at its backend's own list of jobs."

@@ -9,6 +9,7 @@ import click
 
 from pennyreel.cli._books import money, table
 from pennyreel.cli._terms import given, terms_options
+from pennyreel.cli.cancel import unconfirmed
 from pennyreel.cli.common import echo, echo_json, finish, output_options, say, sending
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def show(*, job_id: str, as_json: bool) -> None:
     """Show JOB: its attempts, its money, and where it went."""
     from pennyreel.client import Client
     from pennyreel.errors import PennyreelError
+    from pennyreel.kept import look_again
     from pennyreel.routing.explain import headline
 
     with Client() as client:
@@ -84,6 +86,8 @@ def show(*, job_id: str, as_json: bool) -> None:
         echo(f"{backend}: {trouble.text}")
         if trouble.hint:
             echo(f"  next: {trouble.hint}")
+    if _may_run(job):
+        say(f"it may run still. {look_again(job)}")
     say(f"why: pennyreel why {job.job_id[:12]}")
 
 
@@ -134,15 +138,17 @@ def cancel(*, job_id: str, as_json: bool) -> None:
     from pennyreel.client import Client
 
     with Client() as client:
-        stopped = client.dispatch.cancel(job_id)
         job = client.dispatch.ledger.job(job_id)
+        stopped = client.cancel(job.job_id)
+        job = client.dispatch.ledger.job(job.job_id)
     outcome = job.outcome or "not stopped yet"
+    told = {"job_id": job.job_id, "confirmed_stopped": stopped, "outcome": outcome}
+    if not stopped:
+        raise unconfirmed(job, told)
     if as_json:
-        echo_json({"job_id": job.job_id, "confirmed_stopped": stopped, "outcome": outcome})
+        echo_json(told)
     else:
         echo(f"{job.job_id}: {outcome}")
-        if not stopped:
-            say(f"it is not known whether it stopped: pennyreel jobs show {job.job_id[:12]}")
 
 
 @command.command("fetch")
@@ -170,11 +176,13 @@ def fetch(
 
 @command.command("retry")
 @_job
+@click.option("--beside-unknown", is_flag=True, help="Though JOB may run still, and cost as well.")
 @terms_options
 @output_options
 def retry(
     *,
     job_id: str,
+    beside_unknown: bool,
     out_dir: Path | None,
     timeout_s: float | None,
     as_json: bool,
@@ -188,17 +196,17 @@ def retry(
 
     with Client() as client:
         old = client.dispatch.ledger.job(job_id)
-        if old.state in {"open", "unknown"}:
-            raise error(
-                Code.BAD_REQUEST,
-                f"job {old.job_id} may still run: another would be paid for beside it",
-                hint=_first(old),
-            )
         if old.state == "done":
             raise error(
                 Code.BAD_REQUEST,
                 f"job {old.job_id} is done, and what it asked for is not kept",
                 hint="Give the prompt or the workflow again: pennyreel generate, pennyreel run",
+            )
+        if old.state == "open" or (_may_cost(old) and not beside_unknown):
+            raise error(
+                Code.BAD_REQUEST,
+                f"job {old.job_id} may still run: another would be paid for beside it",
+                hint=_first(old),
             )
         wishes = given({**options, "timeout_s": timeout_s, "out_dir": out_dir})
         with sending(client):
@@ -209,7 +217,19 @@ def retry(
 def _first(job: Job) -> str:
     if job.state == "open":
         return f"First: pennyreel jobs resume {job.job_id[:12]}"
-    return f"Look at its backend's own list of jobs; see: pennyreel jobs show {job.job_id[:12]}"
+    from pennyreel.kept import look_again
+
+    agreed = f"pennyreel jobs retry {job.job_id[:12]} --beside-unknown"
+    return f"{look_again(job)}\nor pay for another as well: {agreed}"
+
+
+def _may_run(job: Job) -> bool:
+    return any(one.state == "unknown" for one in job.attempts)
+
+
+def _may_cost(job: Job) -> bool:
+    paid = any(one.state == "unknown" and one.reserved for one in job.attempts)
+    return paid or job.state == "unknown"
 
 
 def _row(job: Job) -> tuple[str, ...]:

@@ -117,6 +117,47 @@ def test_what_was_given_up_can_be_stopped_later_where_its_backend_can(
     assert (job.outcome, job.reserved) == ("cancelled", 0)
 
 
+def test_jobs_cancel_asks_the_backend_of_what_was_given_up_and_says_if_it_stopped(
+    client: Client, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stubborn, "told", replace(Stubborn.told, run_s=600.0))
+    given_up(client, ledger)
+    (job,) = ledger.jobs()
+    ledger.end_job(job.job_id, "unknown_outcome", {"outcome": "unknown"})
+    short = job.job_id[:12]
+    deaf = cli("jobs", "cancel", short, "--json")
+    assert deaf.code == 5
+    assert deaf.json["error"]["detail"]["confirmed_stopped"] is False
+    assert deaf.json["error"]["hint"] == "Try again in a moment."
+    next_ = f"Look again: pennyreel result {short}; or stop it: pennyreel cancel {short}"
+    for word in ("show", "resume", "fetch", "retry"):
+        ran = cli("jobs", word, short)
+        assert next_ in ran.out + ran.err, word
+        assert (ran.code == 0) == (word == "show")
+    monkeypatch.setattr(Stubborn, "told", replace(Stubborn.told, deaf=False))
+    stopped = cli("jobs", "cancel", short, "--json")
+    assert stopped.code == 0, stopped.err
+    told = {"job_id": job.job_id, "confirmed_stopped": True, "outcome": "cancelled"}
+    assert stopped.json == told
+    assert ledger.open_attempts() == []
+
+
+def test_another_beside_one_that_may_run_is_paid_for_with_a_flag_only(
+    client: Client, cli: Cli, ledger: Ledger
+) -> None:
+    given_up(client, ledger)
+    (job,) = ledger.jobs()
+    assert job.state == "cancelled", "by the user; the bill may come all the same"
+    refused = cli("jobs", "retry", job.job_id)
+    assert refused.code == 2
+    flag = f"pennyreel jobs retry {job.job_id[:12]} --beside-unknown"
+    assert flag in refused.err
+    assert len(ledger.jobs()) == 1
+    ran = cli(*flag.split()[1:], "--json")
+    assert ran.code == 0, ran.err
+    assert ledger.job(ran.json["job_id"]).outcome == "done"
+
+
 def test_of_a_job_whose_request_is_elsewhere_the_files_come_and_a_warning(
     client: Client, ledger: Ledger, home: Path
 ) -> None:
