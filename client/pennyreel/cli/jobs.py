@@ -102,32 +102,37 @@ def resume(
     as_json: bool,
     json_lines: bool,
 ) -> None:
-    """Go on with jobs whose client ended before they did; without JOB, with all of them."""
+    """Go on with jobs whose client ended before they did; without JOB, with all of them at once.
+
+    Jobs that another process drives, or that began on another machine, are left to it.
+    """
+    from pennyreel.cli._resuming import Resuming, passed_over, told
     from pennyreel.cli.generate import asker
     from pennyreel.client import Client
-    from pennyreel.errors import Code, PennyreelError
+    from pennyreel.errors import PennyreelError
 
-    failed: list[PennyreelError] = []
+    ask = asker(yes=False)
     with Client() as client, sending(client):
-        ledger = client.dispatch.ledger
         client.dispatch.tidy()
-        wanted = job_ids or tuple(j.job_id for j in ledger.jobs(state="open", limit=10_000))
+        open_ = () if job_ids else client.dispatch.ledger.jobs(state="open", limit=10_000)
+        open_ids = [job.job_id for job in reversed(open_)]  # first what expires first
+        wanted = tuple(dict.fromkeys(job_ids or open_ids))
+        if len(wanted) > 1:
+            Resuming(client, timeout_s, out_dir, ask, bool(job_ids), as_json, json_lines).all(
+                wanted
+            )
+            return
         if not wanted:
             say("no job is open")
         for job_id in wanted:
             try:
-                job = client.resume(
-                    job_id, timeout_s=timeout_s, out_dir=out_dir, ask=asker(yes=False)
-                )
-                finish(job, as_json=as_json, json_lines=json_lines)
-            except PennyreelError as problem:  # noqa: PERF203 - the next job goes on
-                if problem.code == Code.CANCELLED.value or len(job_ids) == 1:
+                job = client.resume(job_id, timeout_s=timeout_s, out_dir=out_dir, ask=ask)
+            except PennyreelError as problem:
+                if job_ids or not passed_over(problem):
                     raise
-                say(f"{job_id[:12]}: {problem}\n  next: {problem.hint}")
-                if job_ids or not problem.info.detail.get("busy"):  # the others are in good hands
-                    failed.append(problem)
-    if failed:
-        raise failed[0]
+                told(job_id, problem)
+                return
+            finish(job, as_json=as_json, json_lines=json_lines)
 
 
 @command.command("cancel")

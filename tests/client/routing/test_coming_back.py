@@ -191,6 +191,7 @@ def test_of_a_handle_of_another_ledger_the_files_come_unbooked(
 def test_another_ledger_leaves_the_requests_of_open_jobs_to_theirs(
     named: bool, cli: Cli, ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=1")
     assert cli("generate", "a boat", "--backend", "simulated", "--no-wait").code == 0
     (job,) = ledger.jobs()
     request = home / "spool" / f"{job.job_id}.json"
