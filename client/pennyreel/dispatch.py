@@ -218,6 +218,7 @@ class Dispatch(Kept):
         books = LedgerBooks(self.ledger, order.work.words())
         if plan is not None:
             books.begin(job_id, plan.options, plan.allowed)
+        decision = routes.decision_in(self.ledger.decisions(job_id)) if plan is None else None
         parts = Parts(
             ledger=self.ledger,
             books=books,
@@ -225,7 +226,7 @@ class Dispatch(Kept):
             spool=self._spool,
             held=held,
             price=routes.pricer(self._planner.catalog()),
-            learn=Learner(self.ledger, () if plan is None else tuple(plan.facts)),
+            learn=Learner(self.ledger, decision if plan is None else plan.decision),
             ask=ask,
         )
         first = self._known(books, job_id) if plan is None else plan.first

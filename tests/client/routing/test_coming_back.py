@@ -223,6 +223,26 @@ def test_a_job_that_is_left_is_cancelled_by_its_id_and_booked(
     assert ".lock" not in spooled(home)
 
 
+def test_a_job_that_is_resumed_teaches_its_seconds_like_any_other(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=0.5")
+    with Client() as first:
+        made = first.run(GRAPH, backend="simulated")
+        chosen = first.dispatch.decision(made.job_id).chosen
+    assert chosen is not None
+    profile = str(ledger.job(made.job_id).need["profile"])
+    once = ledger.learned(profile, chosen.gpu)
+    assert len(once) == 1
+    with Client() as second:
+        job = second.submit(GRAPH, backend="simulated")
+        job.detach()
+        job.accepted(20)
+    with Client() as third:
+        third.resume(job.id).result(20)
+    assert ledger.learned(profile, chosen.gpu) == once * 2
+
+
 def test_a_job_that_is_resumed_says_where_it_is_and_is_let_go_again(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
