@@ -47,6 +47,9 @@ def list_(*, state: str | None, limit: int, as_json: bool) -> None:
     if as_json:
         echo_json({"jobs": [job.to_json() for job in found]})
         return
+    if not found:
+        say(f"no job is {state}" if state else 'no jobs yet: pennyreel generate "a paper boat"')
+        return
     head = ("job", "created", "state", "where", "what", "cost")
     table(head, [_row(job) for job in found], left=5)
     if any(job.state == "open" for job in found):
@@ -66,6 +69,7 @@ def show(*, job_id: str, as_json: bool) -> None:
     with Client() as client:
         job = client.dispatch.ledger.job(job_id)
         troubles = client.dispatch.troubles(job.job_id)
+        made = client.dispatch.made(job.job_id)
         try:
             decision = client.dispatch.decision(job.job_id)
         except PennyreelError:
@@ -88,6 +92,10 @@ def show(*, job_id: str, as_json: bool) -> None:
             echo(f"  next: {trouble.hint}")
     if _may_run(job):
         say(f"it may run still. {look_again(job)}")
+    if job.state == "failed" and made:
+        say(f"fetch what it made: pennyreel jobs fetch {job.job_id[:12]}")
+    elif job.state == "failed" and job.attempts:
+        say(f"send it again, paid for anew: pennyreel jobs retry {job.job_id[:12]}")
     say(f"why: pennyreel why {job.job_id[:12]}")
 
 
