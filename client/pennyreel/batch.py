@@ -97,6 +97,7 @@ def run(
     on_event: OnEvent | None = None,
     on_end: OnEnd | None = None,
     on_stop: Callable[[], None] | None = None,
+    regardless: bool = False,
 ) -> list[Outcome]:
     """Start each job, so many at a time, and return what became of each, in their order.
 
@@ -106,13 +107,15 @@ def run(
         on_event: called in this thread with a job's place, from 0, and each event.
         on_end: the same, with its result or error.
         on_stop: called before what runs is cancelled.
+        regardless: go on after a budget's refusal: the others run already, and are paid for.
 
-    After a budget's refusal nothing more is sent. Ctrl-C, or an exception out of a callback,
+    Else after a budget's refusal nothing more is sent. Ctrl-C, or an exception out of a callback,
     cancels what runs and waits until that is confirmed; `on_end` still hears of each; then it is
     passed on.
 
     """
-    return _Batch(starts, on_event, on_end, on_stop).run(checked(concurrency))
+    work = _Batch(starts, on_event, on_end, on_stop, regardless=regardless)
+    return work.run(checked(concurrency))
 
 
 class _Batch:
@@ -124,8 +127,10 @@ class _Batch:
         on_event: OnEvent | None,
         on_end: OnEnd | None,
         on_stop: Callable[[], None] | None,
+        *,
+        regardless: bool,
     ) -> None:
-        self._starts = starts
+        self._starts, self._regardless = starts, regardless
         self._on_event = on_event or (lambda *_: None)
         self._on_end = on_end or (lambda *_: None)
         self._on_stop = on_stop or (lambda: None)
@@ -188,7 +193,7 @@ class _Batch:
         finally:
             with self._lock:
                 self._running.pop(n, None)
-        if isinstance(outcome, PennyreelError) and stops(outcome):
+        if not self._regardless and isinstance(outcome, PennyreelError) and stops(outcome):
             self._refused = self._refused or outcome
         return outcome
 

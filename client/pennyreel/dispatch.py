@@ -14,7 +14,7 @@ from pennyreel.backends.base import Backend, Work
 from pennyreel.books import LedgerBooks
 from pennyreel.config import Settings
 from pennyreel.errors import Code, PennyreelError, error
-from pennyreel.kept import Kept
+from pennyreel.kept import Kept, look_again
 from pennyreel.money.records import Job, Labels
 from pennyreel.planning import Learner, Plan
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
@@ -91,7 +91,7 @@ class Dispatch(Kept):
         if not plan.options:
             self._record(job_id, work, terms, plan)
             raise self._refused(job_id, plan)
-        order = Order(work, out_dir, terms)
+        order = Order(work, out_dir, terms, self.ledger.identity)
         held = self._held(job_id)
         try:
             # Its request first: a job that the ledger has can be gone on with.
@@ -156,7 +156,9 @@ class Dispatch(Kept):
         raise error(
             Code.BAD_REQUEST,
             f"job {job.job_id} has ended: {job.outcome}",
-            hint=f"See it: pennyreel jobs show {job.job_id}",
+            hint=look_again(job)
+            if job.state == "unknown"
+            else f"See it: pennyreel jobs show {job.job_id}",
         )
 
     def _held(self, job_id: str) -> Held:
@@ -216,6 +218,7 @@ class Dispatch(Kept):
         books = LedgerBooks(self.ledger, order.work.words())
         if plan is not None:
             books.begin(job_id, plan.options, plan.allowed)
+        decision = routes.decision_in(self.ledger.decisions(job_id)) if plan is None else None
         parts = Parts(
             ledger=self.ledger,
             books=books,
@@ -223,7 +226,7 @@ class Dispatch(Kept):
             spool=self._spool,
             held=held,
             price=routes.pricer(self._planner.catalog()),
-            learn=Learner(self.ledger, () if plan is None else tuple(plan.facts)),
+            learn=Learner(self.ledger, decision if plan is None else plan.decision),
             ask=ask,
         )
         first = self._known(books, job_id) if plan is None else plan.first

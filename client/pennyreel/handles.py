@@ -17,6 +17,7 @@ from typing import Protocol
 from pennyreel.dispatch import Dispatch
 from pennyreel.errors import BadRequest, Code, PennyreelError, error
 from pennyreel.jobs import Job, Unbooked
+from pennyreel.kept import look_again
 from pennyreel.money import records
 from pennyreel.routed import RoutedJob
 from pennyreel.routing.hearing import of_follow
@@ -101,13 +102,7 @@ class Handles:
         ours = self._ours(job_id)
         if ours is not None:
             return ours.cancel()
-        if self._dispatch.cancel(job_id):
-            return True
-        if found.attempt is None or found.attempt.state != "unknown" or found.handle is None:
-            return False
-        # Nobody drives it any more, and what became of it is not known: it may still be stopped.
-        self._followed(found, Later(), books=self._books(job_id, found)).cancel()
-        return not self._dispatch.ledger.open_attempts(job_id)
+        return self._dispatch.cancel(job_id) or self._stopped_late(job_id)
 
     def find(self, given: str | Handle) -> Found:
         """Return what is known of the job.
@@ -124,6 +119,21 @@ class Handles:
         handle = Handle.parse(given) if isinstance(given, str) else given
         attempt = ledger.attempt(handle.attempt_id)
         return Found(None if attempt is None else ledger.job(attempt.job_id), attempt, handle)
+
+    def _stopped_late(self, job_id: str) -> bool:
+        """Stop what nobody drives any more and of which it is not known what became of it."""
+        job, problem = self._dispatch.ledger.job(job_id), None
+        for attempt in job.attempts:
+            if attempt.state != "unknown" or attempt.where is None:
+                continue
+            lost = Found(job, attempt, attempt.where)
+            try:
+                self._followed(lost, Later(), books=self._books(job_id, lost)).cancel()
+            except PennyreelError as failed:  # the others are stopped all the same
+                problem = failed
+        if problem is not None:
+            raise problem
+        return not self._dispatch.ledger.open_attempts(job_id)
 
     def _meant(self, job: records.Job) -> records.Attempt | None:
         made = self._dispatch.made(job.job_id)
@@ -212,8 +222,9 @@ class _Booked(Unbooked):
 def made_nothing(job: records.Job) -> PennyreelError:
     """Return the error of a job without a result that could be fetched."""
     next_ = "resume" if job.outcome is None else "show"
+    run = f"Run: pennyreel jobs {next_} {job.job_id[:12]}"
     return error(
         Code.BAD_REQUEST,
         f"job {job.job_id} has made nothing: {job.outcome or 'it has not ended'}",
-        hint=f"Run: pennyreel jobs {next_} {job.job_id[:12]}",
+        hint=look_again(job) if job.state == "unknown" else run,
     )

@@ -11,7 +11,7 @@ from pennyreel.books import LedgerBooks
 from pennyreel.config import Settings
 from pennyreel.errors import BadRequest, Code, PennyreelError, error
 from pennyreel.money.ledger import Ledger
-from pennyreel.money.records import Attempt
+from pennyreel.money.records import Attempt, Job
 from pennyreel.planning import Planner
 from pennyreel.routing.decision import Decision
 from pennyreel.routing.machine import Outcome, Stage, Trouble
@@ -52,17 +52,21 @@ class Kept:
         return self._spool.get(self.ledger.job(job_id).job_id)
 
     def tidy(self) -> None:
-        """Clear out what clients that were killed left of jobs that are done, or never began."""
+        """Clear out what clients that were killed left of jobs that are done, or never began.
+
+        What another ledger may know is that one's: its jobs may be open, and need their requests.
+        """
+        self._spool.prune(self.ledger.identity)
         for job_id in self._spool.ids():
-            held = self._spool.hold(job_id)
+            # Not even held for a moment: whoever resumes it there would find it driven.
+            held = self._spool.hold(job_id) if self._is_ours(job_id) else None
             if held is None:
                 continue
-            job = None
-            with suppress(BadRequest):
-                job = self.ledger.job(job_id)
-            if job is None or job.outcome == "done":
+            job = self._booked(job_id)
+            over = self._is_ours(job_id) if job is None else job.outcome is not None
+            if over and (job is None or job.outcome == "done"):
                 self._spool.remove(job_id)
-            held.release(ended=job is None or job.outcome is not None)
+            held.release(ended=over)
 
     def never_sent(self, job_id: str) -> bool:
         """Whether a job's request was written here, and its client ended before it was booked."""
@@ -122,6 +126,19 @@ class Kept:
             return self.request(job_id).out_dir
         return None
 
+    def _is_ours(self, job_id: str) -> bool:
+        """Whether a job is this ledger's, or was to be; where there is but a lock, it was nobody's.
+
+        A request of an older version names no ledger.
+        """
+        named = self._spool.ledger(job_id)
+        return named in {None, self.ledger.identity} or self._booked(job_id) is not None
+
+    def _booked(self, job_id: str) -> Job | None:
+        with suppress(BadRequest):
+            return self.ledger.job(job_id)
+        return None
+
     def _place(self, attempt: Attempt) -> int:
         """Return which of its job's options an attempt was made on."""
         key = f"{attempt.backend}:{attempt.target}" if attempt.target else attempt.backend
@@ -129,3 +146,11 @@ class Kept:
         if key not in keys:
             raise error(Code.INTERNAL, f"job {attempt.job_id} has no option {key}")
         return keys.index(key)
+
+
+def look_again(job: Job) -> str:
+    """Return what to do about a job of which it is not known whether it runs."""
+    short = job.job_id[:12]
+    if any(a.state == "unknown" and a.handle is not None for a in job.attempts):
+        return f"Look again: pennyreel result {short}; or stop it: pennyreel cancel {short}"
+    return "No answer told its handle: look at its backend's own list of jobs."

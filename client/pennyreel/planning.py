@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Work
@@ -120,15 +119,15 @@ class Learner:
     """Keeps how long a profile took on the GPU that it ran on."""
 
     ledger: Ledger
-    facts: tuple[Facts, ...]
+    decision: Decision | None
+    """Why the job is where it is, and on which GPU, whichever process decided it."""
 
     def __call__(self, option: Option, work: Work, result: Result) -> None:
         """Learn from a result."""
-        known: dict[str, Any] = {one.key: one for one in self.facts}
-        facts = known.get(option.key)
+        chosen = self.decision and self.decision.find(option.key)
+        gpu = chosen.gpu if chosen else ""
         seconds = result.timings.get("execute") or (result.gpu and result.gpu.seconds)
-        if facts is None or not seconds or not work.need.profile or result.replayed:
+        if not gpu or not seconds or not work.need.profile or result.replayed:
             return
-        gpu = facts.gpu
         with suppress(PennyreelError):  # it is made: what was not learned is no failure
             self.ledger.learn(work.need.profile, gpu, seconds / (work.need.size or 1.0))

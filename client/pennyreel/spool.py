@@ -2,7 +2,8 @@
 
 It has the prompt and the graph, which the ledger never holds, in a file that only this user may
 read. It goes when the job has ended well; else it is kept for a retry, KEPT_S at most. Input files
-given by path are named, not copied.
+given by path are named, not copied. A request names its ledger: what is in another one, which uses
+the same folder, is that one's to clear out.
 
 Beside it lies the right to drive the job: a locked file, which the system unlocks when the process
 dies, however it dies.
@@ -32,6 +33,8 @@ from pennyreel.terms import Terms
 from pennyreel_contract import ModelNeed, Outputs
 
 KEPT_S = 7 * 86400.0
+OTHERS_KEPT_S = 30 * 86400.0
+"""How long requests of other ledgers are left alone, and those that name none."""
 
 _MANY = (set, frozenset, tuple, list)
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -44,6 +47,8 @@ class Order:
     work: Work
     out_dir: Path
     terms: Terms = field(default_factory=Terms)
+    ledger: str = ""
+    """Which ledger has the job: `Ledger.identity`."""
 
 
 class Held:
@@ -88,7 +93,7 @@ class Spool:
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(final)
-            self._prune()
+            self.prune(order.ledger)
         except OSError as problem:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
@@ -139,11 +144,16 @@ class Spool:
         with suppress(OSError):
             self._file(job_id).unlink(missing_ok=True)
 
-    def _prune(self) -> None:
-        """Forget what nobody came back for."""
+    def ledger(self, job_id: str) -> str | None:
+        """Return which ledger a job's request names, "" for none; None where no request is here."""
+        return _named(self._file(job_id))
+
+    def prune(self, ledger: str) -> None:
+        """Forget what nobody came back for: of this ledger, and later of any other."""
         for file in [*self.folder.glob("*.json"), *self.folder.glob("*.tmp")]:
             with suppress(OSError):
-                if time.time() - file.stat().st_mtime > KEPT_S:
+                age_s = time.time() - file.stat().st_mtime
+                if age_s > KEPT_S and (age_s > OTHERS_KEPT_S or _is_of(file, ledger)):
                     file.unlink(missing_ok=True)
 
     def _unusable(self, problem: OSError) -> PennyreelError:
@@ -157,6 +167,20 @@ class Spool:
         if not _SAFE.fullmatch(job_id):
             raise error(Code.BAD_REQUEST, f"{job_id[:80]!r} is no job's id")
         return self.folder / f"{job_id}.json"
+
+
+def _is_of(file: Path, ledger: str) -> bool:
+    return file.suffix == ".tmp" or (ledger != "" and _named(file) == ledger)
+
+
+def _named(file: Path) -> str | None:
+    try:
+        told = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return ""
+    return str(told.get("ledger") or "") if isinstance(told, dict) else ""
 
 
 def read_need(told: Mapping[str, Any]) -> Need:
@@ -174,6 +198,7 @@ def _written(order: Order) -> dict[str, Any]:
     prompt = None if work.prompt is None else {**_shallow(work.prompt), "image": None}
     image = None if work.prompt is None else work.prompt.image
     return {
+        "ledger": order.ledger,
         "out_dir": str(order.out_dir.absolute()),
         "attempt_id": work.attempt_id,
         "graph": dict(work.graph),
@@ -209,7 +234,7 @@ def _read(body: dict[str, Any]) -> Order:
         prompt=prompt,
         need=read_need(body["need"]),
     )
-    return Order(work, Path(body["out_dir"]), body["terms"])
+    return Order(work, Path(body["out_dir"]), body["terms"], body.get("ledger", ""))
 
 
 def _shallow(prompt: Prompt) -> dict[str, Any]:

@@ -217,6 +217,18 @@ def test_after_a_budgets_refusal_nothing_more_is_sent(problem: PennyreelError) -
     assert {o.code for o in outcomes if isinstance(o, PennyreelError)} == {problem.code}
 
 
+def test_jobs_that_are_with_their_backends_go_on_after_a_budgets_refusal() -> None:
+    begun: list[int] = []
+
+    def refuse(n: int) -> Any:
+        begun.append(n)
+        raise BUDGET[0]
+
+    starts = [lambda n=n: refuse(n) for n in range(3)]
+    outcomes = batch.run(starts, concurrency=1, regardless=True)
+    assert (begun, outcomes) == ([0, 1, 2], [BUDGET[0]] * 3)
+
+
 def test_a_refusal_of_one_dear_job_stops_no_other() -> None:
     dear = error(Code.CONSENT_REQUIRED, "it may cost $1", hint="Allow it: --max-cost 1")
     outcomes = batch.run([lambda: Refused(dear)] * 3, concurrency=1)

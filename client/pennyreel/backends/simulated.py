@@ -226,7 +226,7 @@ class SimulatedBackend:
         return error(Code.TIMEOUT, str(deadline.error("the simulated job")), detail=detail)
 
 
-_AGAIN = "Send it again, with a new attempt id."
+_AGAIN = "Send it again."
 
 
 def _end(seen: _Seen) -> Result:

@@ -9,6 +9,7 @@ import click
 
 from pennyreel.cli._books import money, table
 from pennyreel.cli._terms import given, terms_options
+from pennyreel.cli.cancel import unconfirmed
 from pennyreel.cli.common import echo, echo_json, finish, output_options, say, sending
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def list_(*, state: str | None, limit: int, as_json: bool) -> None:
     if as_json:
         echo_json({"jobs": [job.to_json() for job in found]})
         return
+    if not found:
+        say(f"no job is {state}" if state else 'no jobs yet: pennyreel generate "a paper boat"')
+        return
     head = ("job", "created", "state", "where", "what", "cost")
     table(head, [_row(job) for job in found], left=5)
     if any(job.state == "open" for job in found):
@@ -59,11 +63,13 @@ def show(*, job_id: str, as_json: bool) -> None:
     """Show JOB: its attempts, its money, and where it went."""
     from pennyreel.client import Client
     from pennyreel.errors import PennyreelError
+    from pennyreel.kept import look_again
     from pennyreel.routing.explain import headline
 
     with Client() as client:
         job = client.dispatch.ledger.job(job_id)
         troubles = client.dispatch.troubles(job.job_id)
+        made = client.dispatch.made(job.job_id)
         try:
             decision = client.dispatch.decision(job.job_id)
         except PennyreelError:
@@ -84,6 +90,12 @@ def show(*, job_id: str, as_json: bool) -> None:
         echo(f"{backend}: {trouble.text}")
         if trouble.hint:
             echo(f"  next: {trouble.hint}")
+    if _may_run(job):
+        say(f"it may run still. {look_again(job)}")
+    if job.state == "failed" and made:
+        say(f"fetch what it made: pennyreel jobs fetch {job.job_id[:12]}")
+    elif job.state == "failed" and job.attempts:
+        say(f"send it again, paid for anew: pennyreel jobs retry {job.job_id[:12]}")
     say(f"why: pennyreel why {job.job_id[:12]}")
 
 
@@ -98,32 +110,37 @@ def resume(
     as_json: bool,
     json_lines: bool,
 ) -> None:
-    """Go on with jobs whose client ended before they did; without JOB, with all of them."""
+    """Go on with jobs whose client ended before they did; without JOB, with all of them at once.
+
+    Jobs that another process drives, or that began on another machine, are left to it.
+    """
+    from pennyreel.cli._resuming import Resuming, passed_over, told
     from pennyreel.cli.generate import asker
     from pennyreel.client import Client
-    from pennyreel.errors import Code, PennyreelError
+    from pennyreel.errors import PennyreelError
 
-    failed: list[PennyreelError] = []
+    ask = asker(yes=False)
     with Client() as client, sending(client):
-        ledger = client.dispatch.ledger
         client.dispatch.tidy()
-        wanted = job_ids or tuple(j.job_id for j in ledger.jobs(state="open", limit=10_000))
+        open_ = () if job_ids else client.dispatch.ledger.jobs(state="open", limit=10_000)
+        open_ids = [job.job_id for job in reversed(open_)]  # first what expires first
+        wanted = tuple(dict.fromkeys(job_ids or open_ids))
+        if len(wanted) > 1:
+            Resuming(client, timeout_s, out_dir, ask, bool(job_ids), as_json, json_lines).all(
+                wanted
+            )
+            return
         if not wanted:
             say("no job is open")
         for job_id in wanted:
             try:
-                job = client.resume(
-                    job_id, timeout_s=timeout_s, out_dir=out_dir, ask=asker(yes=False)
-                )
-                finish(job, as_json=as_json, json_lines=json_lines)
-            except PennyreelError as problem:  # noqa: PERF203 - the next job goes on
-                if problem.code == Code.CANCELLED.value or len(job_ids) == 1:
+                job = client.resume(job_id, timeout_s=timeout_s, out_dir=out_dir, ask=ask)
+            except PennyreelError as problem:
+                if job_ids or not passed_over(problem):
                     raise
-                say(f"{job_id[:12]}: {problem}\n  next: {problem.hint}")
-                if job_ids or not problem.info.detail.get("busy"):  # the others are in good hands
-                    failed.append(problem)
-    if failed:
-        raise failed[0]
+                told(job_id, problem)
+                return
+            finish(job, as_json=as_json, json_lines=json_lines)
 
 
 @command.command("cancel")
@@ -134,15 +151,17 @@ def cancel(*, job_id: str, as_json: bool) -> None:
     from pennyreel.client import Client
 
     with Client() as client:
-        stopped = client.dispatch.cancel(job_id)
         job = client.dispatch.ledger.job(job_id)
+        stopped = client.cancel(job.job_id)
+        job = client.dispatch.ledger.job(job.job_id)
     outcome = job.outcome or "not stopped yet"
+    told = {"job_id": job.job_id, "confirmed_stopped": stopped, "outcome": outcome}
+    if not stopped:
+        raise unconfirmed(job, told)
     if as_json:
-        echo_json({"job_id": job.job_id, "confirmed_stopped": stopped, "outcome": outcome})
+        echo_json(told)
     else:
         echo(f"{job.job_id}: {outcome}")
-        if not stopped:
-            say(f"it is not known whether it stopped: pennyreel jobs show {job.job_id[:12]}")
 
 
 @command.command("fetch")
@@ -170,11 +189,13 @@ def fetch(
 
 @command.command("retry")
 @_job
+@click.option("--beside-unknown", is_flag=True, help="Though JOB may run still, and cost as well.")
 @terms_options
 @output_options
 def retry(
     *,
     job_id: str,
+    beside_unknown: bool,
     out_dir: Path | None,
     timeout_s: float | None,
     as_json: bool,
@@ -188,17 +209,17 @@ def retry(
 
     with Client() as client:
         old = client.dispatch.ledger.job(job_id)
-        if old.state in {"open", "unknown"}:
-            raise error(
-                Code.BAD_REQUEST,
-                f"job {old.job_id} may still run: another would be paid for beside it",
-                hint=_first(old),
-            )
         if old.state == "done":
             raise error(
                 Code.BAD_REQUEST,
                 f"job {old.job_id} is done, and what it asked for is not kept",
                 hint="Give the prompt or the workflow again: pennyreel generate, pennyreel run",
+            )
+        if old.state == "open" or (_may_cost(old) and not beside_unknown):
+            raise error(
+                Code.BAD_REQUEST,
+                f"job {old.job_id} may still run: another would be paid for beside it",
+                hint=_first(old),
             )
         wishes = given({**options, "timeout_s": timeout_s, "out_dir": out_dir})
         with sending(client):
@@ -209,7 +230,19 @@ def retry(
 def _first(job: Job) -> str:
     if job.state == "open":
         return f"First: pennyreel jobs resume {job.job_id[:12]}"
-    return f"Look at its backend's own list of jobs; see: pennyreel jobs show {job.job_id[:12]}"
+    from pennyreel.kept import look_again
+
+    agreed = f"pennyreel jobs retry {job.job_id[:12]} --beside-unknown"
+    return f"{look_again(job)}\nor pay for another as well: {agreed}"
+
+
+def _may_run(job: Job) -> bool:
+    return any(one.state == "unknown" for one in job.attempts)
+
+
+def _may_cost(job: Job) -> bool:
+    paid = any(one.state == "unknown" and one.reserved for one in job.attempts)
+    return paid or job.state == "unknown"
 
 
 def _row(job: Job) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 from typing_extensions import Self
@@ -69,6 +70,11 @@ class Ledger(JobBook, MoneyBook, BudgetBook, SharedBook):
     def place(self) -> str:
         """Where it is: a path, or a server and database without the password."""
         return self._db.place
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other ledgers: its place, a file's in full."""
+        return self._db.place if self._db.postgres else str(Path(self._db.place).resolve())
 
     def spending(
         self, by: str, *, since_ms: int = 0, until_ms: int | None = None

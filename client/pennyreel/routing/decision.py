@@ -76,6 +76,8 @@ class Candidate:
     fixes: tuple[str, ...] = ()
     """What would make it a candidate."""
     consents: tuple[Consent, ...] = ()
+    gpu: str = ""
+    """By which name its seconds are learned; "" where an older version wrote it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""

@@ -21,6 +21,9 @@ _ENDS: dict[Outcome, tuple[Code, str]] = {
     Outcome.FAILED: (Code.BACKEND_UNAVAILABLE, "no backend made it"),
 }
 
+_AGAIN = "Send it again"
+"""How a backend's hint begins that knows only its attempt."""
+
 
 def failure(ended: Ended) -> PennyreelError | None:
     """Return the error that a job ended with; None if it is done.
@@ -87,5 +90,12 @@ def _hint(ended: Ended) -> str:
     hints: dict[str, list[str]] = {}
     for option, trouble in ended.troubles:
         if trouble.hint:
-            hints.setdefault(trouble.hint, []).append(option.key)
+            hints.setdefault(_named(trouble.hint, ended), []).append(option.key)
     return " ".join(f"{', '.join(keys)}: {hint}" for hint, keys in hints.items())
+
+
+def _named(hint: str, ended: Ended) -> str:
+    """Return the hint; who is to send the job again is told how."""
+    if ended.outcome is Outcome.FAILED and hint.startswith(_AGAIN):
+        return f"{_AGAIN}: pennyreel jobs retry {ended.job_id[:12]}"
+    return hint

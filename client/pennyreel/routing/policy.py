@@ -313,6 +313,7 @@ def _candidate(judged: Judged, case: Case, *, first: bool) -> Candidate:
         age_s=None if facts.checked is None else max(0.0, case.now - facts.checked),
         fixes=tuple(dict.fromkeys(fix for *_, fix in judged.blocks if fix)),
         consents=tuple(judged.consents),
+        gpu=facts.gpu,
     )
 
 

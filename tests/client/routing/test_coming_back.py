@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
@@ -116,6 +117,47 @@ def test_what_was_given_up_can_be_stopped_later_where_its_backend_can(
     assert (job.outcome, job.reserved) == ("cancelled", 0)
 
 
+def test_jobs_cancel_asks_the_backend_of_what_was_given_up_and_says_if_it_stopped(
+    client: Client, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stubborn, "told", replace(Stubborn.told, run_s=600.0))
+    given_up(client, ledger)
+    (job,) = ledger.jobs()
+    ledger.end_job(job.job_id, "unknown_outcome", {"outcome": "unknown"})
+    short = job.job_id[:12]
+    deaf = cli("jobs", "cancel", short, "--json")
+    assert deaf.code == 5
+    assert deaf.json["error"]["detail"]["confirmed_stopped"] is False
+    assert deaf.json["error"]["hint"] == "Try again in a moment."
+    next_ = f"Look again: pennyreel result {short}; or stop it: pennyreel cancel {short}"
+    for word in ("show", "resume", "fetch", "retry"):
+        ran = cli("jobs", word, short)
+        assert next_ in ran.out + ran.err, word
+        assert (ran.code == 0) == (word == "show")
+    monkeypatch.setattr(Stubborn, "told", replace(Stubborn.told, deaf=False))
+    stopped = cli("jobs", "cancel", short, "--json")
+    assert stopped.code == 0, stopped.err
+    told = {"job_id": job.job_id, "confirmed_stopped": True, "outcome": "cancelled"}
+    assert stopped.json == told
+    assert ledger.open_attempts() == []
+
+
+def test_another_beside_one_that_may_run_is_paid_for_with_a_flag_only(
+    client: Client, cli: Cli, ledger: Ledger
+) -> None:
+    given_up(client, ledger)
+    (job,) = ledger.jobs()
+    assert job.state == "cancelled", "by the user; the bill may come all the same"
+    refused = cli("jobs", "retry", job.job_id)
+    assert refused.code == 2
+    flag = f"pennyreel jobs retry {job.job_id[:12]} --beside-unknown"
+    assert flag in refused.err
+    assert len(ledger.jobs()) == 1
+    ran = cli(*flag.split()[1:], "--json")
+    assert ran.code == 0, ran.err
+    assert ledger.job(ran.json["job_id"]).outcome == "done"
+
+
 def test_of_a_job_whose_request_is_elsewhere_the_files_come_and_a_warning(
     ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +189,28 @@ def test_of_a_handle_of_another_ledger_the_files_come_unbooked(
     assert cli("jobs", "list", "--json").json == {"jobs": []}
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_another_ledger_leaves_the_requests_of_open_jobs_to_theirs(
+    named: bool, cli: Cli, ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=1")
+    assert cli("generate", "a boat", "--backend", "simulated", "--no-wait").code == 0
+    (job,) = ledger.jobs()
+    request = home / "spool" / f"{job.job_id}.json"
+    told = json.loads(request.read_text("utf-8"))
+    assert told["ledger"] == ledger.identity == str((home / "ledger.db").resolve())
+    if not named:  # as an older version left it
+        del told["ledger"]
+        request.write_text(json.dumps(told), "utf-8")
+    with monkeypatch.context() as there:
+        there.setenv("PENNYREEL_LEDGER_URL", f"sqlite:///{home / 'other.db'}")
+        assert cli("jobs", "resume").code == 0
+    assert request.exists()
+    assert cli("jobs", "resume").code == 0
+    assert ledger.job(job.job_id).outcome == "done"
+    assert spooled(home) == []
+
+
 def test_a_job_that_is_left_is_cancelled_by_its_id_and_booked(
     client: Client, cli: Cli, ledger: Ledger, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +223,26 @@ def test_a_job_that_is_left_is_cancelled_by_its_id_and_booked(
     assert told.code == 2
     assert "has made nothing: cancelled" in told.err
     assert ".lock" not in spooled(home)
+
+
+def test_a_job_that_is_resumed_teaches_its_seconds_like_any_other(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=0.5")
+    with Client() as first:
+        made = first.run(GRAPH, backend="simulated")
+        chosen = first.dispatch.decision(made.job_id).chosen
+    assert chosen is not None
+    profile = str(ledger.job(made.job_id).need["profile"])
+    once = ledger.learned(profile, chosen.gpu)
+    assert len(once) == 1
+    with Client() as second:
+        job = second.submit(GRAPH, backend="simulated")
+        job.detach()
+        job.accepted(20)
+    with Client() as third:
+        third.resume(job.id).result(20)
+    assert ledger.learned(profile, chosen.gpu) == once * 2
 
 
 def test_a_job_that_is_resumed_says_where_it_is_and_is_let_go_again(

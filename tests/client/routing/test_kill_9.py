@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -140,6 +141,46 @@ def test_of_two_that_resume_a_job_one_drives_it(
     assert [code for code, _ in codes] == [0, 2]
     assert ledger.job(job.job_id).outcome == "done"
     assert len(ledger.job(job.job_id).attempts) == 1
+
+
+def test_all_open_jobs_are_gone_on_with_at_once_and_ctrl_c_stops_those_that_run(
+    replicate: ReplicatePlatform, ledger: Ledger, cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=1")
+    left = [cli(*SIMULATED, LEAVING).json["job_id"] for _ in range(2)]
+    replicate.configure(behaviour=Behaviour(hangs=True))
+    hangs = cli(*HOSTED, LEAVING).json["job_id"]
+    client = started("jobs", "resume", "--json")
+    until(lambda: all(ledger.job(job).outcome == "done" for job in left))
+    assert ledger.job(hangs).outcome is None
+    client.send_signal(signal.SIGINT)
+    ran = ended(client)
+    assert ran.code == 130, ran.err
+    *made, last = map(json.loads, ran.out.splitlines())
+    assert {one["job_id"] for one in made} == set(left)
+    assert last["error"]["detail"] == {"stopped": 1, "confirmed_stopped": True}
+    assert "cancelling; press" in ran.err
+    assert f"{hangs[:12]}: " in ran.err, "it says which"
+    assert (ledger.job(hangs).outcome, ledger.job(hangs).reserved) == ("cancelled", 0)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_jobs_that_began_elsewhere_are_passed_over_and_told(
+    others: int, home: Path, ledger: Ledger, cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "run_s=1")
+    away = cli(*SIMULATED, LEAVING).json["job_id"]
+    (home / "spool" / f"{away}.json").unlink()
+    left = [cli(*SIMULATED, LEAVING).json["job_id"] for _ in range(others)]
+    ran = cli("jobs", "resume", "--json-lines")
+    assert ran.code == 0, ran.err
+    assert f"{away[:12]}: what job {away} asked for is not on this machine" in ran.err
+    assert ledger.job(away).outcome is None
+    assert {ledger.job(job).outcome for job in left} <= {"done"}
+    told = [json.loads(line) for line in ran.out.splitlines()]
+    assert {one["job_id"] for one in told} == set(left)
+    assert len([one for one in told if one["event"] == "result"]) == others
+    assert cli("jobs", "resume", away, *left).code == 2, "who names it is told that it is not done"
 
 
 def test_a_job_whose_client_lives_is_left_to_it(

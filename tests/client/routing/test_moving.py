@@ -180,6 +180,10 @@ def test_a_lost_answer_moves_only_with_a_yes(
     refused = cli("jobs", "retry", job.job_id)
     assert refused.code == 2
     assert "may still run" in refused.err
+    for command in (("jobs", "cancel"), ("cancel",), ("result",), ("jobs", "show")):
+        blind = cli(*command, job.job_id)
+        assert blind.code == {"cancel": 5, "result": 2, "show": 0}[command[-1]]
+        assert "look at its backend's own list of jobs" in blind.out + blind.err
     ran = cli(*told, "--yes")
     assert ran.code == 0, ran.err + cli("why", ledger.jobs()[0].job_id).out
     assert [a["outcome"] for a in ran.json["attempts"]] == ["unknown_outcome", "done"]

@@ -16,7 +16,7 @@ from pennyreel.backends.base import Prompt, Work
 from pennyreel.errors import BadRequest, SetupNeeded
 from pennyreel.need import Need
 from pennyreel.sources import Source
-from pennyreel.spool import KEPT_S, Order, Spool
+from pennyreel.spool import KEPT_S, OTHERS_KEPT_S, Order, Spool
 from pennyreel_contract import ModelNeed, Outputs
 
 JOB = "a" * 32
@@ -49,6 +49,7 @@ WORK = Work(
     prompt=PROMPT,
     need=NEED,
 )
+HERE = "/home/ledger.db"
 TERMS = {"max_cost": "0.10", "forbid": ("veo", "gemini"), "private": True, "project": "p"}
 
 
@@ -58,7 +59,7 @@ def spool(tmp_path: Path) -> Spool:
 
 
 def test_every_field_of_a_request_comes_back(spool: Spool, tmp_path: Path) -> None:
-    spool.put(JOB, Order(WORK, tmp_path / "out", TERMS))  # type: ignore[arg-type]
+    spool.put(JOB, Order(WORK, tmp_path / "out", TERMS, HERE))  # type: ignore[arg-type]
     told = spool.get(JOB)
     for one in fields(Work):
         kept, given = getattr(told.work, one.name), getattr(WORK, one.name)
@@ -73,6 +74,7 @@ def test_every_field_of_a_request_comes_back(spool: Spool, tmp_path: Path) -> No
     assert told.work.request() == WORK.request()
     assert told.out_dir == tmp_path / "out"
     assert told.terms == {**TERMS, "forbid": ["veo", "gemini"]}
+    assert told.ledger == HERE
 
 
 def test_a_folder_for_files_is_kept_as_it_was_meant(
@@ -100,15 +102,28 @@ def test_only_its_user_may_read_it(spool: Spool) -> None:
 
 
 def test_what_nobody_came_back_for_goes(spool: Spool) -> None:
-    spool.put("old", Order(WORK, Path("out")))
+    spool.put("old", Order(WORK, Path("out"), ledger=HERE))
     long_ago = time.time() - KEPT_S - 60
     os.utime(spool.folder / "old.json", (long_ago, long_ago))
-    spool.put(JOB, Order(WORK, Path("out")))
+    spool.put(JOB, Order(WORK, Path("out"), ledger=HERE))
     assert [file.name for file in spool.folder.iterdir()] == [f"{JOB}.json"]
     spool.remove(JOB)
     spool.remove(JOB)
     with pytest.raises(BadRequest, match="is not on this machine"):
         spool.get(JOB)
+
+
+@pytest.mark.parametrize("ledger", ["/elsewhere/ledger.db", ""])
+def test_requests_of_other_ledgers_and_of_none_stay_longer(spool: Spool, ledger: str) -> None:
+    spool.put("old", Order(WORK, Path("out"), ledger=ledger))
+    assert spool.ledger("old") == ledger
+    file = spool.folder / "old.json"
+    for age_s, kept in ((KEPT_S + 60, True), (OTHERS_KEPT_S + 60, False)):
+        os.utime(file, (time.time() - age_s, time.time() - age_s))
+        spool.prune(HERE)
+        spool.prune("")
+        assert file.exists() == kept
+    assert spool.ledger("old") is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"out_dir": "x"}', "\x00"])

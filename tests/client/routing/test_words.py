@@ -129,6 +129,26 @@ def test_the_list_shows_each_job_once_and_can_be_narrowed(cli: Cli, done: str, f
     assert cli("jobs", "list", "--state", "nonsense").code == 2
 
 
+def test_an_empty_list_says_what_makes_a_job(cli: Cli) -> None:
+    ran = cli("jobs", "list")
+    assert (ran.code, ran.out) == (0, "")
+    assert ran.err == 'no jobs yet: pennyreel generate "a paper boat"\n'
+    assert cli("jobs", "list", "--state", "open").err == "no job is open\n"
+    assert cli("jobs", "list", "--json").json == {"jobs": []}
+
+
+def test_who_is_to_send_a_job_again_is_told_the_command(
+    cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENNYREEL_SIMULATED", "fail=1")
+    ran = cli(*SIMULATED)
+    again = f"pennyreel jobs retry {ledger.jobs()[0].job_id[:12]}"
+    assert f"Send it again: {again}" in ran.err
+    assert again in cli("jobs", "show", ledger.jobs()[0].job_id).err
+    monkeypatch.delenv("PENNYREEL_SIMULATED")
+    assert cli(*again.split()[1:]).code == 0
+
+
 def test_show_tells_attempts_money_and_why(cli: Cli, failed: str) -> None:
     ran = cli("jobs", "show", failed[:8])
     assert ran.code == 0
@@ -187,6 +207,7 @@ def test_files_that_cannot_be_saved_are_fetched_later_and_not_paid_again(
     assert f"pennyreel jobs fetch {job.job_id}" in ran.err
     assert (job.state, job.reserved) == ("failed", 0)
     assert spooled(home) == [".json"], "its request is kept"
+    assert f"pennyreel jobs fetch {job.job_id[:12]}" in cli("jobs", "show", job.job_id).err
     out.unlink()
     again = cli("jobs", "fetch", job.job_id)
     assert again.code == 0, again.err
