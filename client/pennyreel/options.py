@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
 from pennyreel import spelling
-from pennyreel.errors import PennyreelError
+from pennyreel.config import Settings
+from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.spelling import Finding
-from pennyreel.terms import Terms
+from pennyreel.terms import Terms, usual
 
 if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
     from pennyreel.prompts import Ask as Wish
@@ -123,12 +125,36 @@ def wish_of(prompt: str, options: Mapping[str, Any]) -> Wish:
     return Wish(**{name: value for name, value in given.items() if name in known})
 
 
-def terms_of(options: Mapping[str, Any]) -> Terms:
-    """Return what a job may cost and where it may go; raises BadRequest where a word is wrong."""
+def terms_of(options: Mapping[str, Any], settings: Settings | None = None) -> Terms:
+    """Return what a job may cost and where it may go: as the caller says, else as the settings do.
+
+    Raises:
+        BadRequest: a word of the caller's is of a wrong kind.
+        SetupNeeded: one of the settings' makes no sense; it says where that is set.
+
+    """
     spelling.check(options)
     found: Any = {name: options[name] for name in Terms.__annotations__ if name in options}
+    if settings is not None:
+        more = usual(settings, found)
+        _sensible(settings, more)
+        found |= more
     terms: Terms = found
     return terms
+
+
+def _sensible(settings: Settings, found: Mapping[str, Any]) -> None:
+    from pennyreel import routes  # noqa: PLC0415 - see above
+
+    for name, value in found.items():
+        one: Any = {name: value}
+        told = _problem(partial(routes.rules_of, one))
+        if told:
+            raise error(
+                Code.NOT_CONFIGURED,
+                f"{settings.said.get(name, name)}: {told}",
+                hint=f"Correct it there, or run: pennyreel config set {name} VALUE",
+            )
 
 
 def findings(prompt: str, options: Mapping[str, Any]) -> list[Finding]:

@@ -150,6 +150,10 @@ def _shown(field: Field, value: Any) -> str | None:
         return "set" if value else "unset"
     if value is None:
         return None
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     text = str(value)
     if field.kind == "url" and "@" in urlsplit(text).netloc:
         netloc = urlsplit(text).netloc
