@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,24 +136,25 @@ def terms_of(options: Mapping[str, Any], settings: Settings | None = None) -> Te
     found: Any = {name: options[name] for name in Terms.__annotations__ if name in options}
     if settings is not None:
         more = usual(settings, found)
-        _sensible(settings, more)
+        for name, value in more.items():
+            sensible(name, value, settings.said.get(name, name))
         found |= more
     terms: Terms = found
     return terms
 
 
-def _sensible(settings: Settings, found: Mapping[str, Any]) -> None:
+def sensible(name: str, value: Any, where: str) -> None:
+    """Raise SetupNeeded, naming where it is set, if a setting among the terms makes no sense."""
     from pennyreel import routes  # noqa: PLC0415 - see above
 
-    for name, value in found.items():
-        one: Any = {name: value}
-        told = _problem(partial(routes.rules_of, one))
-        if told:
-            raise error(
-                Code.NOT_CONFIGURED,
-                f"{settings.said.get(name, name)}: {told}",
-                hint=f"Correct it there, or run: pennyreel config set {name} VALUE",
-            )
+    one: Any = {name: value}
+    told = _problem(lambda: routes.rules_of(one))
+    if told:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{where}: {told}",
+            hint=f"Correct it there, or run: pennyreel config set {name} VALUE",
+        )
 
 
 def findings(prompt: str, options: Mapping[str, Any]) -> list[Finding]:

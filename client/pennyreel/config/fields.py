@@ -13,11 +13,19 @@ class Field(NamedTuple):
     kind: str
     """path, text, secret, url; flag (yes or no), amount (dollars), names (several, by commas)."""
     help: str
+    choices: tuple[str, ...] = ()
+    """The only values that `pennyreel config set` takes; () = any."""
 
 
 FIELDS: dict[str, Field] = {
     "home": Field("PENNYREEL_HOME", "home", "path", "where pennyreel keeps its things"),
-    "backend": Field("PENNYREEL_BACKEND", "backend", "text", "comfyui, runpod, dev; none = choose"),
+    "backend": Field(
+        "PENNYREEL_BACKEND",
+        "backend",
+        "text",
+        "comfyui, dev, gemini, huggingface, replicate, runpod, simulated, veo, veo-fast, or "
+        "another package's; none = choose",
+    ),
     "policy": Field(
         "PENNYREEL_POLICY",
         "policy.name",
@@ -137,6 +145,7 @@ FIELDS: dict[str, Field] = {
         "gemini.resolution",
         "text",
         "of jobs that name no size: 360p, 720p, 1080p, 4k",
+        choices=("360p", "720p", "1080p", "4k"),
     ),
     "vertex_project": Field(
         "GOOGLE_CLOUD_PROJECT", "vertex.project", "text", "the Google Cloud project that pays"

@@ -33,6 +33,12 @@ def checked(name: str, text: str) -> str | Secret:
     """Return a setting's value as the file would have it; raises SetupNeeded where it is wrong."""
     field = FIELDS[name]
     value = converted(text, field.kind, name)
+    if field.choices and text not in field.choices:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{name} cannot be {text[:40]!r}",
+            hint=f"It may be {', '.join(field.choices)}.",
+        )
     return value if isinstance(value, (str, Secret)) else text
 
 
