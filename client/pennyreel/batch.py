@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
+from pennyreel import spelling
 from pennyreel.errors import Code, JobCancelled, PennyreelError, error
+from pennyreel.options import findings
+from pennyreel.spelling import Finding
 from pennyreel.types import JobEvent, RunResult
 
 Wish: TypeAlias = str | Mapping[str, Any]
@@ -47,22 +50,46 @@ def spelled(
     """Return each wish as its prompt and options, its own before those of all.
 
     Raises:
-        BadRequest: naming the wish, counted from 1, that has no prompt or an unknown name.
+        BadRequest: naming each wish, counted from 1, that has no prompt, an unknown name, or a
+            value that makes no sense.
 
     """
+    spelling.check(options)
     names = {*known, "prompt"}
-    found = []
+    found: list[tuple[str, dict[str, Any]]] = []
+    wrong: list[Finding] = []
     for number, wish in enumerate(wishes, 1):
-        own: dict[str, Any] = {"prompt": wish} if isinstance(wish, str) else dict(wish)
-        odd = sorted(set(own) - names)
-        if odd:
-            hint = f"It may have: {', '.join(sorted(names))}"
-            raise error(Code.BAD_REQUEST, f"wish {number} has an unknown {odd[0]!r}", hint=hint)
-        prompt = own.pop("prompt", None)
-        if not isinstance(prompt, str):
-            raise error(Code.BAD_REQUEST, f"wish {number} has no prompt")
-        found.append((prompt, {**options, **own}))
+        own = {"prompt": wish} if isinstance(wish, str) else wish
+        told = misspelt(own, names) or findings(own["prompt"], {**options, **own})
+        wrong += numbered(told, number)
+        if not told:
+            own = dict(own)
+            found.append((own.pop("prompt"), {**options, **own}))
+    if wrong:
+        hint = f"It may have: {', '.join(sorted(map(str, names)))}"
+        raise spelling.refused(wrong, what="wish", hint=hint)
     return found
+
+
+def misspelt(wish: Any, names: Collection[str]) -> list[Finding]:
+    """Return what keeps this from being a wish at all: it is none, or has other names than these.
+
+    A finding goes on where "wish 3" ends.
+    """
+    if not isinstance(wish, Mapping):
+        return [Finding("", " is neither a prompt nor names with values")]
+    odd = [Finding(str(n), f" has an unknown {str(n)[:40]!r}") for n in wish if n not in names]
+    if not odd and not isinstance(wish.get("prompt"), str):
+        return [Finding("prompt", " has no prompt that is a text")]
+    return odd
+
+
+def numbered(found: Iterable[Finding], number: int) -> list[Finding]:
+    """Return findings with their wish's number, each to go on where "wish 3" ends."""
+    return [
+        one._replace(number=number, told=one.told if one.told[0] == " " else f": {one.told}")
+        for one in found
+    ]
 
 
 def checked(concurrency: int) -> int:

@@ -202,14 +202,16 @@ class Client:
         """Return what a prompt would cost and take on every backend. Free; nothing is sent."""
         from pennyreel import prompts  # noqa: PLC0415 - see above
 
-        return self.dispatch.quote(prompts.make(wish_of(prompt, options)), terms_of(options))
+        return self.dispatch.quote(
+            prompts.make(wish_of(prompt, options)), terms_of(options, self.settings)
+        )
 
     def quote_workflow(self, workflow: Workflow, **options: Unpack[RouteOptions]) -> Quote:
         """Return what a workflow would cost and take on every backend. Free; nothing is sent."""
         from pennyreel import workload  # noqa: PLC0415 - see above
 
         work = workload.build(order_of(workflow, options))
-        return self.dispatch.quote(work, terms_of(options))
+        return self.dispatch.quote(work, terms_of(options, self.settings))
 
     @property
     def dispatch(self) -> Dispatch:
@@ -284,7 +286,7 @@ class Client:
 
         job = self.dispatch.send(
             work,
-            terms_of(options),
+            terms_of(options, self.settings),
             out_dir=self._out_dir(options.get("out_dir")),
             deadline=Deadline(options.get("timeout_s")),
             ask=options.get("ask"),

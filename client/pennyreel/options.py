@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import TypedDict
 
-from pennyreel.terms import Terms
+from pennyreel import spelling
+from pennyreel.config import Settings
+from pennyreel.errors import Code, PennyreelError, error
+from pennyreel.spelling import Finding
+from pennyreel.terms import Terms, usual
 
 if TYPE_CHECKING:  # these bring requests along, which costs a tenth of a second
     from pennyreel.prompts import Ask as Wish
@@ -88,7 +92,8 @@ class GenerateOptions(Terms, total=False):
 
 
 def order_of(workflow: Workflow, options: JobOptions) -> Order:
-    """Return what is wanted of a workflow."""
+    """Return what is wanted of a workflow; raises BadRequest where a word is of a wrong kind."""
+    spelling.check(options)
     from pennyreel.workload import Order  # noqa: PLC0415 - see above
 
     return Order(
@@ -109,15 +114,64 @@ def order_of(workflow: Workflow, options: JobOptions) -> Order:
 
 
 def wish_of(prompt: str, options: Mapping[str, Any]) -> Wish:
-    """Return what is wanted of a prompt."""
+    """Return what is wanted of a prompt; raises BadRequest where a word is of a wrong kind."""
+    spelling.check({**options, "prompt": prompt})
     from pennyreel.prompts import Ask as Wish  # noqa: PLC0415 - see above
 
     known = Wish.__dataclass_fields__
-    return Wish(prompt, **{name: value for name, value in options.items() if name in known})
+    given = {name: value for name, value in options.items() if value is not None}
+    given["prompt"] = prompt
+    return Wish(**{name: value for name, value in given.items() if name in known})
 
 
-def terms_of(options: Mapping[str, Any]) -> Terms:
-    """Return what a job may cost and where it may go."""
+def terms_of(options: Mapping[str, Any], settings: Settings | None = None) -> Terms:
+    """Return what a job may cost and where it may go: as the caller says, else as the settings do.
+
+    Raises:
+        BadRequest: a word of the caller's is of a wrong kind.
+        SetupNeeded: one of the settings' makes no sense; it says where that is set.
+
+    """
+    spelling.check(options)
     found: Any = {name: options[name] for name in Terms.__annotations__ if name in options}
+    if settings is not None:
+        more = usual(settings, found)
+        for name, value in more.items():
+            sensible(name, value, settings.said.get(name, name))
+        found |= more
     terms: Terms = found
     return terms
+
+
+def sensible(name: str, value: Any, where: str) -> None:
+    """Raise SetupNeeded, naming where it is set, if a setting among the terms makes no sense."""
+    from pennyreel import routes  # noqa: PLC0415 - see above
+
+    one: Any = {name: value}
+    told = _problem(lambda: routes.rules_of(one))
+    if told:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{where}: {told}",
+            hint=f"Correct it there, or run: pennyreel config set {name} VALUE",
+        )
+
+
+def findings(prompt: str, options: Mapping[str, Any]) -> list[Finding]:
+    """Return what is wrong with a wish, as far as that can be told without sending it."""
+    from pennyreel import prompts, routes  # noqa: PLC0415 - see above
+
+    found = spelling.wrong({**options, "prompt": prompt})
+    if found:
+        return found
+    asked = _problem(lambda: prompts.check(wish_of(prompt, options)))
+    allowed = _problem(lambda: routes.rules_of(terms_of(options)))
+    return [Finding("", told) for told in (asked, allowed) if told]
+
+
+def _problem(check: Callable[[], object]) -> str:
+    try:
+        check()
+    except PennyreelError as problem:
+        return f"{problem} ({problem.hint})" if problem.hint else str(problem)
+    return ""

@@ -62,7 +62,7 @@ def make(ask: Ask) -> Work:
         BadRequest: naming the wish that is wrong.
 
     """
-    _check(ask)
+    check(ask)
     image = None if ask.image is None else sources.source(ask.image, fallback="image")
     prompt = Prompt(
         text=ask.prompt,
@@ -102,7 +102,8 @@ def make(ask: Ask) -> Work:
     )
 
 
-def _check(ask: Ask) -> None:
+def check(ask: Ask) -> None:
+    """Raise BadRequest, naming the wish that nobody could fulfil."""
     if ask.kind not in TEMPLATES:
         raise error(
             Code.BAD_REQUEST,

@@ -22,7 +22,7 @@ from pennyreel.config import Settings, dev_stack, is_loopback
 from pennyreel.errors import PennyreelError
 from pennyreel.fleet.devices import Devices, detect, fits
 from pennyreel.money import estimates
-from pennyreel.money.catalog import Catalog
+from pennyreel.money.catalog import Catalog, Way
 from pennyreel.money.estimates import Hint, Sample, Seconds
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.pricing import clip_price, metered, price
@@ -162,15 +162,25 @@ class Survey:
 
     def _closed(self, name: str, why: str, fix: str) -> Facts:
         way = next((w for w in self.catalog.ways if w.backend == name), None)
-        nobody = price(Usage(name, Unit.RUN, 1.0), self.catalog)
+        usage, place = Usage(name, Unit.RUN, 1.0), _PLACES.get(name, Place.HOSTED)
+        nobody = price(usage, self.catalog)
         return Facts(
             backend=name,
             abilities=registry.could(name) or _ANYTHING,
             price=nobody if way is None else clip_price(way, self.catalog),
-            place=_PLACES.get(name, Place.HOSTED),
+            place=place,
+            seconds=None if way is None else _in_all(self._by_way(way), place, None, usage),
             available=False,
             why=why,
             fix=fix.replace(_ELSEWHERE, ""),
+        )
+
+    def _by_way(self, way: Way) -> Seconds | None:
+        """Return how long the clip takes that a way's price is of, as far as the table says."""
+        row = self.catalog.row(way.sku)
+        told = way.seconds or (None if row is None else row.seconds)
+        return (
+            None if told is None else Seconds(*told, basis=f"an estimate for a clip: {way.title}")
         )
 
     def _health(self, backend: Backend) -> Health:

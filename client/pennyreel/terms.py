@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from typing_extensions import TypedDict
+
+from pennyreel.config import Settings
 
 
 class Terms(TypedDict, total=False):
@@ -30,3 +33,19 @@ class Terms(TypedDict, total=False):
     allow_unknown_price: bool
     project: str | None
     user: str | None
+
+
+USUAL = ("policy", "max_cost", "day_limit", "places", "forbid", "private", "project", "user")
+"""Terms that the settings may have, for callers who say nothing of them; `backend` is one of its
+own: a policy's rules know it as the default."""
+
+
+def usual(settings: Settings, given: Mapping[str, Any]) -> Terms:
+    """Return what the settings say of terms that a caller has not given."""
+    found: Any = {
+        name: getattr(settings, name)
+        for name in USUAL
+        if given.get(name) is None and getattr(settings, name) is not None
+    }
+    terms: Terms = found
+    return terms

@@ -190,3 +190,22 @@ class Worker:
         return self._session.post(
             f"{self._base}/job-done/{self._id}/{job['id']}", json=body, timeout=30
         )
+
+
+WRONG: list[tuple[str, object, str]] = [
+    ("seconds", "abc", "seconds must be a number, not 'abc'"),
+    ("seconds", float("nan"), "seconds must be a number, not nan"),
+    ("image", 5, "image must be a file's path"),
+    ("policy", 5, "policy must be a text, not 5"),
+    ("timeout_s", "z", "timeout_s must be a number, not 'z'"),
+    ("project", 7, "project must be a text, not 7"),
+    ("template", 4, "template must be a text, not 4"),
+    ("kind", [], "kind must be a text, not a list"),
+    ("private", "no", "private must be true or false, not 'no'"),
+    ("width", 10**400, "width must be a whole number"),
+    ("width", True, "width must be a whole number, not True"),
+    ("seed", -1, "seed must be a whole number from 0"),
+    ("forbid", "runpod", "forbid must be a list of texts, not 'runpod'"),
+    ("max_cost", [], "max_cost must be an amount in dollars"),
+]
+"""An option, a value that it cannot have, and what is told."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from client.support import WRONG
 from pennyreel import (
     AsyncClient,
     BadRequest,
@@ -123,6 +124,20 @@ def test_a_wish_that_is_none_is_named_before_anything_is_sent(
         assert client.dispatch.ledger.jobs() == []
     with pytest.raises(BadRequest, match="at least 1"):
         many(settings(), WISHES, concurrency=0)
+
+
+def test_wishes_of_a_wrong_kind_are_all_named_before_anything_is_sent(many: Many) -> None:
+    wishes = ["fine", *({"prompt": "x", name: value} for name, value, _ in WRONG), 5]
+    with pytest.raises(BadRequest) as caught:
+        many(settings(), wishes)
+    for number, (_, _, said) in enumerate(WRONG, 2):
+        assert f"wish {number}: {said}" in str(caught.value)
+    assert f"wish {len(wishes)} is neither a prompt nor" in str(caught.value)
+    found: Any = caught.value.info.detail["findings"]
+    assert found[0]["number"] == 2
+    assert found[0]["field"] == "seconds"
+    with Client(**settings()) as client:
+        assert client.dispatch.ledger.jobs() == []
 
 
 def test_no_wishes_have_no_results(many: Many) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from client.commands import Cli, called
+from client.support import WRONG
 from fakes.waits import eventually
 from pennyreel import Client
 from pennyreel.cli._batchfile import STATE
@@ -131,6 +132,29 @@ def test_a_line_that_is_wrong_is_named_before_anything_is_sent(
 ) -> None:
     ran = cli(text)
     assert (ran.code, told in ran.err) == (2, True)
+    assert jobs() == []
+
+
+def test_all_that_is_wrong_in_a_file_is_told_at_once_and_nothing_is_sent(cli: Cli) -> None:
+    told = [(name, value, said) for name, value, said in WRONG if name != "width"]
+    lines = [json.dumps({"prompt": "x", name: value}) for name, value, _ in told]
+    ran = cli("\n".join(["fine", *lines]))
+    assert ran.code == 2
+    for number, (_, _, said) in enumerate(told, 2):
+        assert f"line {number}: {said}" in ran.err
+    assert "internal" not in ran.err
+    hint = ran.err.partition("next:")[2]
+    assert "seconds" in hint
+    assert not {"noted,", "ask,"} & set(hint.split()), "what only a program can give is no wish"
+    assert jobs() == []
+
+
+def test_a_line_with_a_value_that_makes_no_sense_is_told_before_anything_is_sent(cli: Cli) -> None:
+    ran = cli('fine\n{"prompt": "x", "policy": "cheapets"}\n{"prompt": "x", "seconds": -1}')
+    assert ran.code == 2
+    assert "line 2: the policy 'cheapets'" in ran.err
+    assert "Did you mean cheapest?" in ran.err
+    assert "line 3: seconds must be above 0" in ran.err
     assert jobs() == []
 
 

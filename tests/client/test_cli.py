@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from client.support import (
     KEY,
     LOADING,
     SLEEPING,
+    Reply,
     Script,
     Scripted,
     Worker,
@@ -25,6 +27,7 @@ from client.support import (
     until,
 )
 from fakes.comfyui import PNG, FakeComfy
+from fakes.ports import dead_port
 from pennyreel import Client, localcomfy
 from pennyreel.cli.app import COMMANDS
 from pennyreel.cli.exits import EXITS, exit_code
@@ -390,6 +393,35 @@ def test_doctor_warns_where_results_go_before_a_job_is_resumed(
     monkeypatch.setenv("REPLICATE_API_TOKEN", "r8_made_up")
     monkeypatch.setenv("REPLICATE_BASE_URL", "http://127.0.0.1:9/v1")
     assert "Replicate keeps results for an hour" in cli("doctor").out
+
+
+def test_doctor_has_a_line_for_each_hosted_backend_with_a_key_and_none_for_others(
+    cli: Callable[..., Ran],
+    scripted: Callable[[Script], Scripted],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keyed = {"replicate", "gemini", "veo", "veo-fast", "huggingface"}
+
+    def told() -> dict[str, Any]:
+        checks = cli("doctor", "--json").json["checks"]
+        return {c["name"]: c for c in checks if c["name"] in keyed}
+
+    assert told() == {}
+    dead = f"http://127.0.0.1:{dead_port()}"
+    for name in ("GOOGLE_GEMINI_BASE_URL", "HF_ENDPOINT", "PENNYREEL_HF_ROUTER_URL"):
+        monkeypatch.setenv(name, dead)
+    monkeypatch.setenv("GOOGLE_VERTEX_BASE_URL", dead)
+    monkeypatch.setenv("GEMINI_API_KEY", "key")
+    assert set(told()) == {"gemini"}
+    monkeypatch.setenv("HF_TOKEN", "hf_key")
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "project-1")
+    monkeypatch.setenv("PENNYREEL_VERTEX_TOKEN", "ya29.key")
+    found = told()
+    assert set(found) == keyed - {"replicate"}
+    assert all(c["state"] == "no" and c["detail"] and c["next"] for c in found.values())
+    answers = scripted(lambda _: Reply(body={"name": "models/x", "id": "x"}))
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", answers.url)
+    assert told()["gemini"]["state"] == "ok"
 
 
 def test_backends_and_templates_have_json(cli: Callable[..., Ran], comfy: FakeComfy) -> None:

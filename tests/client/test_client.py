@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from client.support import GRAPH, KEY, Reply, Request, Script, Scripted, until
+from client.support import GRAPH, KEY, WRONG, Reply, Request, Script, Scripted, until
 from fakes.comfyui import FakeComfy
 from pennyreel import (
     BadRequest,
@@ -66,6 +66,26 @@ def test_the_intent_and_its_money_are_in_the_books_when_the_request_arrives(
     (attempt,) = ledger.open_attempts()
     assert (attempt.state, attempt.handle) == ("accepted", str(handle))
     assert not (home / "jobs").exists(), "there is one book"
+
+
+@pytest.mark.parametrize(("name", "value", "told"), WRONG)
+def test_a_word_of_a_wrong_kind_is_a_bad_request_of_every_call(
+    name: str, value: Any, told: str
+) -> None:
+    given: dict[str, Any] = {name: value}
+    with Client(backend="simulated") as client:
+        calls: list[Callable[[], object]] = [
+            lambda: client.generate("x", **given),
+            lambda: client.start("x", **given),
+            lambda: client.quote("x", **given),
+            lambda: client.submit(GRAPH, **given),
+            lambda: client.quote_workflow(GRAPH, **given),
+        ]
+        for call in calls:
+            with pytest.raises(BadRequest) as caught:
+                call()
+            assert told in str(caught.value)
+        assert client.dispatch.ledger.jobs() == []
 
 
 def test_a_journal_of_a_former_version_is_left_as_it_is(comfy: FakeComfy, home: Path) -> None:

@@ -34,7 +34,8 @@ def test_each_setting_can_be_set_in_the_environment_and_in_the_file(
     field = FIELDS[name]
     section, _, key = field.toml.rpartition(".")
     head = f"[{section}]\n" if section else ""
-    value = "https://some.example/value" if field.kind == "url" else "/some/value"
+    kinds = {"url": "https://some.example/value", "flag": "yes", "amount": "0.07"}
+    value = kinds.get(field.kind, "/some/value")
     by_file = config.load(write(tmp_path, f'{head}{key} = "{value}"\n'))
     by_env = config.load({**write(tmp_path, ""), field.env: value})
     assert getattr(by_file, name) == getattr(by_env, name)
@@ -131,3 +132,44 @@ def test_an_address_that_is_no_url_is_named_and_not_quoted(url: str) -> None:
         with pytest.raises(SetupNeeded, match=field.env) as caught:
             config.load({field.env: url})
         assert url not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("env", "text", "file", "value"),
+    [
+        ("PENNYREEL_MAX_COST", "$0.07", "[policy]\nmax_cost = 0.07", ("$0.07", "0.07")),
+        ("PENNYREEL_DAY_LIMIT", "none", '[policy]\nday_limit = "none"', ("none", "none")),
+        ("PENNYREEL_PRIVATE", "yes", "[policy]\nprivate = true", (True, True)),
+        ("PENNYREEL_PRIVATE", "0", "[policy]\nprivate = false", (False, False)),
+        ("PENNYREEL_ON", "local, own", '[policy]\non = ["local", "own"]', (("local", "own"),) * 2),
+        ("PENNYREEL_FORBID", "veo,gemini", '[policy]\nforbid = "veo, gemini"',
+         (("veo", "gemini"),) * 2),
+    ],
+)  # fmt: skip
+def test_terms_are_read_from_the_environment_and_in_the_files_own_types(
+    env: str, text: str, file: str, value: tuple[object, object], tmp_path: Path
+) -> None:
+    name = config.field_name(env)
+    assert getattr(config.load({env: text}), name) == value[0]
+    assert getattr(config.load(write(tmp_path, file)), name) == value[1]
+
+
+@pytest.mark.parametrize(
+    ("env", "text", "file"),
+    [
+        ("PENNYREEL_MAX_COST", "abc", "[policy]\nmax_cost = true"),
+        ("PENNYREEL_MAX_COST", "none", '[policy]\nmax_cost = "none"'),
+        ("PENNYREEL_DAY_LIMIT", "-1", "[policy]\nday_limit = nan"),
+        ("PENNYREEL_PRIVATE", "maybe", "[policy]\nprivate = 2"),
+        ("PENNYREEL_ON", "", "[policy]\non = 5"),
+        ("PENNYREEL_FORBID", "", "[policy]\nforbid = [5]"),
+    ],
+)
+def test_a_term_that_makes_no_sense_is_refused_by_its_place(
+    env: str, text: str, file: str, tmp_path: Path
+) -> None:
+    if text:
+        with pytest.raises(SetupNeeded, match=env):
+            config.load({env: text})
+    with pytest.raises(SetupNeeded, match=FIELDS[config.field_name(env)].toml):
+        config.load(write(tmp_path, file))

@@ -18,6 +18,8 @@ from keyring.backend import KeyringBackend
 
 from client.commands import Cli, called
 from pennyreel import Client, SetupNeeded, config
+from pennyreel.backends import registry
+from pennyreel.backends._google_clips import TIERS
 
 KEY = "rpa_CANARY_key_0123456789"
 
@@ -291,3 +293,36 @@ def test_a_key_that_no_header_can_carry_is_refused_unseen(cli: Cli, store: Store
 def test_the_path_is_told_whether_it_is_there_or_not(cli: Cli, file: Path) -> None:
     assert cli("path")[1] == f"{file}\n"
     assert json.loads(cli("path", "--json")[1]) == {"path": str(file), "exists": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "told", "right"),
+    [
+        ("backend", "nope", "comfyui", "veo-fast"),
+        ("gemini.resolution", "999p", "360p, 720p, 1080p, 4k", "1080p"),
+        ("devices", "garbage", "NAME:24GB", "2x RTX 4090:24GB"),
+        ("policy", "cheapets", "Did you mean cheapest", "comfyui,runpod"),
+        ("PENNYREEL_FORBID", "veo,runpdo", "Did you mean runpod", "veo,runpod"),
+        ("places", "moon", "hosted", "local,own"),
+        ("max_cost", "many", "0.05", "0.07"),
+        ("private", "perhaps", "yes or no", "yes"),
+    ],
+)
+def test_what_a_job_would_be_refused_by_is_not_set(
+    name: str, wrong: str, told: str, right: str, cli: Cli, file: Path
+) -> None:
+    ran = cli("set", name, wrong)
+    assert ran.code != 0
+    assert told in ran.err
+    assert not file.exists()
+    assert cli("set", name, right).code == 0
+    assert cli("get", name).out.strip() == right
+
+
+def test_the_resolutions_that_can_be_set_are_those_that_gemini_has() -> None:
+    assert list(config.FIELDS["gemini_resolution"].choices) == list(TIERS)
+
+
+def test_the_help_of_backend_names_each_there_is() -> None:
+    told = config.FIELDS["backend"].help.replace(",", "").split()
+    assert set(registry.BUILTIN) <= set(told)

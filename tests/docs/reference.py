@@ -177,7 +177,7 @@ def _is_argument(parameter: click.Parameter) -> bool:
 
 def _option(option: click.Option) -> str:
     value = "" if option.is_flag else f" {option.metavar or _kind(option)}".replace("|", "\\|")
-    names = ", ".join(f"`{name}{value}`" for name in option.opts)
+    names = ", ".join(f"`{name}{value}`" for name in [*option.opts, *option.secondary_opts])
     told = _text(option.help) or HELPLESS[option.opts[-1]]
     told = re.sub(r"\[default: (.+)\]", r"Default: \1.", told)
     notes = [told, _range(option.type)]

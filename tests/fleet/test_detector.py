@@ -154,10 +154,25 @@ class TestOverride:
         ]
         assert parsed[2].unified is True
 
-    def test_a_name_alone_has_no_size(self) -> None:
-        assert override.parse("Quadro P400")[0].memory_total_bytes is None
+    @pytest.mark.parametrize("text", ["none", " None", "cpu", "CPU "])
+    def test_that_there_is_no_gpu_can_be_said(self, text: str) -> None:
+        assert Detector([Told("nvml", [CARD])], ram, text).detect().devices == ()
 
-    @pytest.mark.parametrize("text", ["a:b:c", ",", "RTX 3090:24XB", "99x a:1GB", "x:\x00", ":8GB"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "a:b:c",
+            ",",
+            "RTX 3090:24XB",
+            "99x a:1GB",
+            "x:\x00",
+            ":8GB",
+            "garbage",
+            "Quadro P400",
+            "a:8GB, b",
+            "a:0GB",
+        ],
+    )
     def test_what_is_of_no_such_form_is_told_and_passed_over(self, text: str) -> None:
         found = Detector([Told("nvml", [CARD])], ram, text).detect()
         assert found.devices == (CARD,)

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pennyreel import spelling
 from pennyreel.errors import Code, error
+from pennyreel.spelling import Finding
 
 STATE = ".pennyreel-batch.jsonl"
 """Beside the output. It has digests of wishes, no prompt."""
@@ -44,7 +46,7 @@ class Before:
 
 
 def lines(
-    text: str, known: Iterable[str], usual: Mapping[str, Any], *, aside: Collection[str] = ()
+    text: str, known: Collection[str], usual: Mapping[str, Any], *, aside: Collection[str] = ()
 ) -> list[Line]:
     """Read a wish a line: a prompt, or a JSON object with `prompt` and wishes. Empty ones are none.
 
@@ -55,25 +57,31 @@ def lines(
         aside: names that make no other wish of it, such as what it may cost.
 
     Raises:
-        BadRequest: naming the line that is wrong.
+        BadRequest: naming each line that is wrong, and what is.
 
     """
-    names, seen = frozenset(known), Counter[str]()
-    found = []
+    from pennyreel.batch import numbered
+    from pennyreel.options import findings
+
+    names, seen = {*known, "prompt"}, Counter[str]()
+    found: list[Line] = []
+    wrong: list[Finding] = []
     for number, one in enumerate(text.splitlines(), 1):
         if not one.strip():
             continue
-        own = _object(number, one) if one.lstrip().startswith("{") else {"prompt": one.strip()}
-        prompt = own.pop("prompt", None)
-        odd = sorted(set(own) - names)
-        if odd or not isinstance(prompt, str):
-            what = f"has an unknown {odd[0]!r}" if odd else "has no prompt"
-            hint = f"It may have prompt, {', '.join(sorted(names))}"
-            raise error(Code.BAD_REQUEST, f"line {number} {what}", hint=hint)
-        whole = {**usual, **own, "prompt": prompt}
+        own, told = _read(one, names)
+        told = told or findings(own["prompt"], {**usual, **own})
+        wrong += numbered(told, number)
+        if told:
+            continue
+        whole = {**usual, **own}
         digest = _digest({name: whole[name] for name in whole if name not in aside})
         seen[digest] += 1  # the same wish twice is two jobs
-        found.append(Line(number, prompt, own, f"{digest}.{seen[digest]}"))
+        found.append(Line(number, own.pop("prompt"), own, f"{digest}.{seen[digest]}"))
+    if wrong:
+        hint = 'Write it like {"prompt": "a boat", "seed": 7}, on one line. It may have prompt, '
+        hint += ", ".join(sorted(known))
+        raise spelling.refused(wrong, what="line", hint=hint)
     return found
 
 
@@ -134,16 +142,17 @@ class State:
             return
 
 
-def _object(number: int, text: str) -> dict[str, Any]:
+def _read(text: str, names: Collection[str]) -> tuple[dict[str, Any], list[Finding]]:
+    """Return a line's wish, and what keeps it from being one."""
+    from pennyreel.batch import misspelt
+
+    if not text.lstrip().startswith("{"):
+        return {"prompt": text.strip()}, []
     try:
         body = json.loads(text)
-    except ValueError:
-        raise error(
-            Code.BAD_REQUEST,
-            f"line {number} begins like a JSON object and is none",
-            hint='Write it like {"prompt": "a boat", "seed": 7}, on one line.',
-        ) from None
-    return dict(body)
+    except (ValueError, RecursionError):
+        return {}, [Finding("", " begins like a JSON object and is none")]
+    return body, misspelt(body, names)
 
 
 def _digest(wish: Mapping[str, Any]) -> str:

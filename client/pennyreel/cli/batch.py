@@ -64,7 +64,7 @@ def command(
     text = sys.stdin.read() if file == "-" else _text(file)
     options["timeout_s"] = timeout_s
     usual = given(options)
-    known = set(GenerateOptions.__annotations__) - {"ask", "out_dir"}
+    known = set(GenerateOptions.__annotations__) - {"ask", "noted", "out_dir"}
     wishes = lines(text, known, usual, aside={*Terms.__annotations__, "timeout_s"})
     usual["ask"] = (lambda _: True) if yes else None
     with Client() as client:

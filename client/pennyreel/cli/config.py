@@ -78,7 +78,9 @@ def set_(name: str, value: str | None, as_json: bool) -> None:
     elif value is None:
         raise click.UsageError(f"{known} needs a VALUE")
     else:
-        configfile.put(file, field.toml, str(config.checked(known, value)))
+        text = str(config.checked(known, value))
+        _refused_later(known, value)
+        configfile.put(file, field.toml, text)
     _changed(known, as_json=as_json)
 
 
@@ -150,11 +152,36 @@ def _shown(field: Field, value: Any) -> str | None:
         return "set" if value else "unset"
     if value is None:
         return None
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     text = str(value)
     if field.kind == "url" and "@" in urlsplit(text).netloc:
         netloc = urlsplit(text).netloc
         return text.replace(netloc, "***@" + netloc.rpartition("@")[2], 1)
     return text
+
+
+def _refused_later(name: str, value: str) -> None:
+    """Raise now what a job, or a look at the devices, would be refused by."""
+    from pennyreel import config, options
+    from pennyreel.backends import registry
+    from pennyreel.errors import Code, error
+    from pennyreel.fleet.devices import override
+    from pennyreel.terms import USUAL
+
+    if name == "backend":
+        registry.check(value.partition(":")[0])
+    elif name == "devices":
+        try:
+            override.parse(value)
+        except ValueError as problem:
+            raise error(
+                Code.BAD_REQUEST, f"devices: {problem}", hint=f"Write {override.FORM}."
+            ) from None
+    elif name in USUAL:
+        options.sensible(name, config.converted(value, config.FIELDS[name].kind, name), name)
 
 
 def _keep(name: str, field: Field, file: Path) -> None:

@@ -47,23 +47,24 @@ def command(ctx: click.Context, as_json: bool) -> None:
     from pennyreel.client import Client
 
     with Client() as client:
+        found = client.backends()
         checks = [
             *_machine(client.settings),
             *_comfyui(client),
             *_runpod(client),
-            *_hosted(client),
+            *_hosted(client.settings, found),
             *_dev(client),
         ]
-        verdict = _verdict(client, client.backends())
+        verdict = _verdict(client, found)
     ready = verdict.state != "no"
     if as_json:
         echo_json({"ready": ready, "checks": [asdict(c) for c in [*checks, verdict]]})
     else:
         for check in [*checks, verdict]:
-            echo(f"{check.state:<5} {check.name:<10} {check.detail}")
+            echo(f"{check.state:<5} {check.name:<11} {check.detail}")
             if check.next:
-                told = check.next.replace("\n", f"\n{'':<23}")
-                echo(f"{'':<16} next: {told}")
+                told = check.next.replace("\n", f"\n{'':<24}")
+                echo(f"{'':<17} next: {told}")
     if not ready:
         ctx.exit(SETUP)
 
@@ -133,12 +134,20 @@ def _runpod(client: Client) -> Iterator[Check]:
             yield Check("results", "note", told, advice)
 
 
-def _hosted(client: Client) -> Iterator[Check]:
+def _hosted(settings: Settings, found: list[Health]) -> Iterator[Check]:
     """Tell of the hosted models that have a key; what is kept for how long is worth knowing."""
-    if client.settings.replicate_api_token:
-        health = client.health("replicate")
-        state = "ok" if health.reachable else "no"
-        yield Check("replicate", state, health.detail, "" if health.reachable else health.hint)
+    keyed = {
+        "replicate": settings.replicate_api_token,
+        "gemini": settings.gemini_api_key,
+        "veo": settings.vertex_project,
+        "veo-fast": settings.vertex_project,
+        "huggingface": settings.hf_token,
+    }
+    for health in found:
+        if keyed.get(health.backend):
+            state = "no" if not health.reachable else "note" if health.hint else "ok"
+            yield Check(health.backend, state, health.detail, health.hint)
+    if settings.replicate_api_token:
         told = "Replicate keeps results for an hour: a job whose client ended longer ago is lost"
         yield Check("results", "note", told, "after a crash: pennyreel jobs resume")
 

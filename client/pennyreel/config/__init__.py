@@ -30,7 +30,7 @@ from pennyreel.config.settings import (
     S3,
     Settings,
 )
-from pennyreel.config.values import checked, field_name
+from pennyreel.config.values import checked, converted, field_name
 
 __all__ = [
     "COMFYUI_URL",
@@ -51,6 +51,7 @@ __all__ = [
     "Secret",
     "Settings",
     "checked",
+    "converted",
     "dev_stack",
     "field_name",
     "file_path",

@@ -11,12 +11,44 @@ class Field(NamedTuple):
     env: str
     toml: str
     kind: str
+    """path, text, secret, url; flag (yes or no), amount (dollars), names (several, by commas)."""
     help: str
+    choices: tuple[str, ...] = ()
+    """The only values that `pennyreel config set` takes; () = any."""
 
 
 FIELDS: dict[str, Field] = {
     "home": Field("PENNYREEL_HOME", "home", "path", "where pennyreel keeps its things"),
-    "backend": Field("PENNYREEL_BACKEND", "backend", "text", "comfyui, runpod, dev; none = choose"),
+    "backend": Field(
+        "PENNYREEL_BACKEND",
+        "backend",
+        "text",
+        "comfyui, dev, gemini, huggingface, replicate, runpod, simulated, veo, veo-fast, or "
+        "another package's; none = choose",
+    ),
+    "policy": Field(
+        "PENNYREEL_POLICY",
+        "policy.name",
+        "text",
+        "cheapest, fastest, best, local-only, or your own order: comfyui,runpod",
+    ),
+    "max_cost": Field(
+        "PENNYREEL_MAX_COST", "policy.max_cost", "amount", "dollars that a job may cost at most"
+    ),
+    "day_limit": Field(
+        "PENNYREEL_DAY_LIMIT", "policy.day_limit", "amount", "dollars that a day may cost, or none"
+    ),
+    "private": Field(
+        "PENNYREEL_PRIVATE", "policy.private", "flag", "yes: only your own machines and accounts"
+    ),
+    "places": Field(
+        "PENNYREEL_ON", "policy.on", "names", "only on machines that are local,own,rented,hosted"
+    ),
+    "forbid": Field("PENNYREEL_FORBID", "policy.forbid", "names", "backends that get no job"),
+    "project": Field(
+        "PENNYREEL_PROJECT", "labels.project", "text", "costs are added up under this name"
+    ),
+    "user": Field("PENNYREEL_USER", "labels.user", "text", "the same, by user"),
     "out_dir": Field("PENNYREEL_OUT", "out_dir", "path", "where outputs are saved"),
     "comfyui_url": Field("PENNYREEL_COMFYUI_URL", "comfyui.url", "url", "a ComfyUI server"),
     "comfyui_auth": Field(
@@ -113,6 +145,7 @@ FIELDS: dict[str, Field] = {
         "gemini.resolution",
         "text",
         "of jobs that name no size: 360p, 720p, 1080p, 4k",
+        choices=("360p", "720p", "1080p", "4k"),
     ),
     "vertex_project": Field(
         "GOOGLE_CLOUD_PROJECT", "vertex.project", "text", "the Google Cloud project that pays"

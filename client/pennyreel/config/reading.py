@@ -36,7 +36,8 @@ def load(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings
     """
     found, file = _found(environ, overrides)
     values: dict[str, Any] = {name: one.value for name, one in found.items()}
-    return Settings(**values, config_file=file if file.is_file() else None)
+    said = {name: _said(name, one, file) for name, one in found.items() if name in FIELDS}
+    return Settings(**values, config_file=file if file.is_file() else None, said=said)
 
 
 def origins(environ: Mapping[str, str] | None = None, **overrides: Any) -> dict[str, Origin]:
@@ -44,6 +45,12 @@ def origins(environ: Mapping[str, str] | None = None, **overrides: Any) -> dict[
     found, _ = _found(environ, overrides)
     usual = Settings(home=Path())
     return {name: found.get(name) or Origin(getattr(usual, name), "default") for name in FIELDS}
+
+
+def _said(name: str, one: Origin, file: Path) -> str:
+    """Return where a person finds what was said."""
+    told = {"environment": FIELDS[name].env, "file": f"{FIELDS[name].toml} in {file}"}
+    return told.get(one.origin, name)
 
 
 def _found(

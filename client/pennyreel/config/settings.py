@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,14 @@ class Settings:
 
     home: Path
     backend: str | None = None
+    policy: str | None = None
+    max_cost: str | None = None
+    day_limit: str | None = None
+    private: bool | None = None
+    places: tuple[str, ...] | None = None
+    forbid: tuple[str, ...] | None = None
+    project: str | None = None
+    user: str | None = None
     out_dir: Path = Path("pennyreel-output")
     comfyui_url: str = COMFYUI_URL
     comfyui_auth: Secret | None = None
@@ -74,6 +82,8 @@ class Settings:
     veo_model: str = "veo-3.1-generate-001"
     veo_fast_model: str = "veo-3.1-fast-generate-001"
     config_file: Path | None = None
+    said: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Where each setting that somebody has set was set: a variable, a place in the file."""
 
     @property
     def comfyui_home(self) -> Path:

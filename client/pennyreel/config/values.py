@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ def checked(name: str, text: str) -> str | Secret:
     """Return a setting's value as the file would have it; raises SetupNeeded where it is wrong."""
     field = FIELDS[name]
     value = converted(text, field.kind, name)
+    if field.choices and text not in field.choices:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{name} cannot be {text[:40]!r}",
+            hint=f"It may be {', '.join(field.choices)}.",
+        )
     return value if isinstance(value, (str, Secret)) else text
 
 
@@ -43,6 +50,8 @@ def converted(value: Any, kind: str, place: str) -> Any:
         return clean(value, place)
     if kind == "url" and isinstance(value, str):
         return _url(value, place)
+    if kind in _READ:
+        return _READ[kind](value, place)
     if isinstance(value, str):
         return value
     raise error(
@@ -62,6 +71,55 @@ def clean(value: str | Secret, place: str) -> Secret:
             hint=f"Copy the key anew into {place}.",
         )
     return Secret(text)
+
+
+def _flag(value: Any, place: str) -> bool:
+    word = str(value).strip().lower()
+    if word not in _FLAGS:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{place} is neither yes nor no: {str(value)[:40]!r}",
+            hint=f"Write {place} as yes or no.",
+        )
+    return _FLAGS[word]
+
+
+def _amount(value: Any, place: str) -> str:
+    """Return the amount's text, which has been seen to be one: `money.amounts` reads it."""
+    text = str(value).strip()
+    bare = text.removeprefix("$").removesuffix("USD").strip()
+    word = bare.lower() == "none" and place in _ENDLESS
+    try:
+        fits = word or (type(value) is not bool and 0 <= Decimal(bare) <= _MOST_USD)
+    except InvalidOperation:
+        fits = False
+    if not fits:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{place} is no amount in dollars: {text[:40]!r}",
+            hint=f"Write {place} like 0.05 or $2{', or none' * (place in _ENDLESS)}.",
+        )
+    return text
+
+
+def _names(value: Any, place: str) -> tuple[str, ...]:
+    """Return several names, from a text with commas or a list."""
+    several = value.split(",") if isinstance(value, str) else value
+    if not isinstance(several, Collection) or not all(isinstance(one, str) for one in several):
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{place} is no list of names",
+            hint=f"Write {place} like a,b; in the file also as a list.",
+        )
+    return tuple(dict.fromkeys(one.strip() for one in several if one.strip()))
+
+
+_READ: dict[str, Callable[[Any, str], Any]] = {"flag": _flag, "amount": _amount, "names": _names}
+_FLAGS = {"yes": True, "true": True, "on": True, "1": True,
+          "no": False, "false": False, "off": False, "0": False}  # fmt: skip
+_ENDLESS = {"day_limit", FIELDS["day_limit"].env, FIELDS["day_limit"].toml}
+"""Places where `none` is a limit too: that there is none."""
+_MOST_USD = 1_000_000
 
 
 def unknown(name: str, known: Mapping[str, Any], where: str) -> Exception:

@@ -26,7 +26,7 @@ from pennyreel.money.ledger import Ledger
 from pennyreel.need import Lacks, Need
 from pennyreel.routing.facts import Facts, Fit, Place, Rules
 from pennyreel.routing.policy import decide
-from pennyreel.survey import Survey
+from pennyreel.survey import COLD_S, OVERHEAD_S, Survey
 from pennyreel.types import Health
 
 GB = 2**30
@@ -97,6 +97,28 @@ def test_what_cannot_be_opened_is_explained_with_its_price(make: Make, backends:
     assert closed.fix == "Set the key of runpod."
     assert closed.price.likely is not None, "as the table has it"
     assert closed.place is Place.RENTED
+
+
+def test_the_time_of_what_cannot_be_opened_is_the_ways_and_counts_as_estimated(make: Make) -> None:
+    closed = by_name(make().facts(NEED))["runpod"]
+    (way,) = [w for w in catalog.load(Path("/nowhere")).ways if w.backend == "runpod"]
+    assert closed.seconds is not None
+    assert way.seconds is not None
+    assert closed.seconds.samples == 0
+    assert closed.seconds.basis.startswith("an estimate")
+    most = way.seconds[2] + OVERHEAD_S[2] + COLD_S[2]
+    assert (closed.seconds.low, closed.seconds.high) == (way.seconds[0] + OVERHEAD_S[0], most)
+
+
+def test_each_of_googles_backends_has_the_price_of_its_own_way(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "names", lambda: ["gemini", "veo", "veo-fast"])
+    found = by_name(make().facts(NEED))
+    prices = {name: one.price.likely for name, one in found.items()}
+    assert prices["veo"] == 1_600_000
+    assert prices["veo-fast"] == 400_000
+    assert prices["gemini"] not in (None, prices["veo-fast"])
 
 
 def test_one_without_a_key_is_no_way_for_what_it_could_not_do(
