@@ -200,7 +200,9 @@ class Driver:
         option, order, work = self._options[e.n], self._order, self._order.work
         limit = min(work.timeout_s or option.deadline_s, option.deadline_s)
         attempt_id = self._books.attempt_id(self._job_id, e.n)
-        sent = replace(work, attempt_id=attempt_id, timeout_s=limit)
+        # As long as its follower waits for it at most.
+        queue_s = option.patience_s if option.cancels else option.queue_s
+        sent = replace(work, attempt_id=attempt_id, timeout_s=limit, queue_s=queue_s)
 
         def call(backend: Backend) -> ev.Event:
             handle = backend.submit(sent, Deadline(order.deadline.left(option.deadline_s)))
