@@ -47,6 +47,7 @@ class Parts:
 
     ledger: Ledger
     books: LedgerBooks
+    breakers: Breakers
     backends: Backends
     spool: Spool
     held: Held
@@ -206,7 +207,7 @@ class RoutedJob:
             Order(self._work, self._fetch, parts.price, self._deadline),
             books=parts.books,
             backends=parts.backends,
-            breakers=Breakers(parts.ledger),
+            breakers=parts.breakers,
             ears=ears,
         )
 

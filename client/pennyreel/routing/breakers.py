@@ -14,6 +14,9 @@ TRIES = 50
 """Swaps that may be lost in a row; each loss is another process's success."""
 
 
+KeptAs = Callable[[str, str], str]
+
+
 class Cell(Protocol):
     """Where the breakers are kept, by name: the ledger."""
 
@@ -27,9 +30,27 @@ class Cell(Protocol):
 class Breakers:
     """Asks, and tells, the shared breakers."""
 
-    def __init__(self, cell: Cell, limits: Limits = DEFAULT) -> None:
-        """Keep both."""
-        self._cell, self._limits = cell, limits
+    def __init__(
+        self,
+        cell: Cell,
+        limits: Limits = DEFAULT,
+        *,
+        kept_as: KeptAs = lambda _backend, key: key,
+    ) -> None:
+        """Keep all of it.
+
+        Args:
+            cell: where they are.
+            limits: when they open.
+            kept_as: gives for a backend's name and an option's key the name that its breaker has:
+                with other credentials it is another.
+
+        """
+        self._cell, self._limits, self._kept_as = cell, limits, kept_as
+
+    def state(self, key: str) -> Breaker:
+        """Return how one stands."""
+        return rules.from_json(self._cell.breaker(self._name(key))[0])
 
     def admit(self, key: str, token: str, at: float) -> Admission:
         """Ask whether a job may go there; see `breaker.admit`."""
@@ -58,13 +79,17 @@ class Breakers:
         """Tell that nothing was sent, or nothing was learned."""
         self._change(key, lambda b: (rules.released(b, token), None))
 
+    def _name(self, key: str) -> str:
+        return self._kept_as(key.partition(":")[0], key)
+
     def _change(self, key: str, change: Callable[[Breaker], tuple[Breaker, T]]) -> T | None:
+        name = self._name(key)
         for _ in range(TRIES):
-            state, version = self._cell.breaker(key)
+            state, version = self._cell.breaker(name)
             before = rules.from_json(state)
             after, answer = change(before)
             if after == before or self._cell.put_breaker(
-                key, rules.to_json(after), version=version
+                name, rules.to_json(after), version=version
             ):
                 return answer
         return None
