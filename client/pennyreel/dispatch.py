@@ -221,7 +221,11 @@ class Dispatch(Kept):
         parts = Parts(
             ledger=self.ledger,
             books=books,
-            breakers=Breakers(self.ledger, kept_as=partial(marked, self._settings)),
+            breakers=Breakers(
+                self.ledger,
+                kept_as=partial(marked, self._settings),
+                named=order.terms.get("backend") or self._settings.backend,
+            ),
             backends=_Backends(self._fresh),
             spool=self._spool,
             held=held,

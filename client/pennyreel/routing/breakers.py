@@ -36,6 +36,7 @@ class Breakers:
         limits: Limits = DEFAULT,
         *,
         kept_as: KeptAs = lambda _backend, key: key,
+        named: str | None = None,
     ) -> None:
         """Keep all of it.
 
@@ -44,9 +45,11 @@ class Breakers:
             limits: when they open.
             kept_as: gives for a backend's name and an option's key the name that its breaker has:
                 with other credentials it is another.
+            named: the backend, or the key, that the user wants and no other.
 
         """
-        self._cell, self._limits, self._kept_as = cell, limits, kept_as
+        self._cell, self._limits = cell, limits
+        self._kept_as, self._named = kept_as, named
 
     def state(self, key: str) -> Breaker:
         """Return how one stands."""
@@ -54,7 +57,8 @@ class Breakers:
 
     def admit(self, key: str, token: str, at: float) -> Admission:
         """Ask whether a job may go there; see `breaker.admit`."""
-        answer = self._change(key, lambda b: rules.admit(b, token, at, self._limits))
+        named = self._named in {key, _backend(key)}
+        answer = self._change(key, lambda b: rules.admit(b, token, at, self._limits, named=named))
         # Whoever lost every swap does not know whether it is the probe: there is one at most.
         return answer if answer is not None else Admission(False, until=at + 1.0)
 
@@ -80,7 +84,7 @@ class Breakers:
         self._change(key, lambda b: (rules.released(b, token), None))
 
     def _name(self, key: str) -> str:
-        return self._kept_as(key.partition(":")[0], key)
+        return self._kept_as(_backend(key), key)
 
     def _change(self, key: str, change: Callable[[Breaker], tuple[Breaker, T]]) -> T | None:
         name = self._name(key)
@@ -93,3 +97,7 @@ class Breakers:
             ):
                 return answer
         return None
+
+
+def _backend(key: str) -> str:
+    return key.partition(":")[0]

@@ -19,7 +19,7 @@ from pennyreel.errors import PennyreelError
 from pennyreel.routing import hearing
 from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.follower import Follower
-from pennyreel.routing.judging import judge
+from pennyreel.routing.judging import blocked, judge
 from pennyreel.routing.machine import effects as do
 from pennyreel.routing.machine import events as ev
 from pennyreel.routing.machine import resume, rules, step
@@ -175,7 +175,8 @@ class Driver:
         now, key, token = self._clock.now(), e.option.key, self._token(e.n)
         admitted = self._breakers.admit(key, token, now)
         if not admitted.allowed:
-            self._events.put(ev.Blocked(e.n, e.call, admitted.until, now))
+            cooling = blocked(e.option, admitted, now)
+            self._events.put(ev.Blocked(e.n, e.call, admitted.until, now, cooling))
             return
         try:
             self._books.reserve(self._job_id, e.n, e.option, new_attempt_id())

@@ -53,6 +53,19 @@ def test_a_breaker_that_a_refused_key_opened_is_not_the_new_keys(
     assert shared.state(KEY).code == "unauthorized", "of the old one it is known still"
 
 
+def test_a_backend_that_is_named_is_tried_though_its_breaker_is_open(
+    replicate: ReplicatePlatform, cli: Cli, ledger: Ledger
+) -> None:
+    replicate.fault("create", Fault(401, {"detail": "Unauthenticated", "status": 401}))
+    assert cli(*JOB, *ON).code == 4
+    refused = cli(*JOB, *ON)
+    assert refused.code != 0
+    assert "it refused the key lately: not tried again for" in refused.err
+    assert "--backend replicate" in refused.err
+    assert cli(*JOB, "--backend", "replicate").code == 0
+    assert cli(*JOB, *ON).code == 0, "it was the probe, and went well"
+
+
 def test_a_mark_is_short_and_of_one_backends_credentials(tmp_path: Path) -> None:
     def mark(backend: str = "replicate", **given: object) -> str:
         return credentials_mark(Settings(home=tmp_path, **given), backend)  # type: ignore[arg-type]
