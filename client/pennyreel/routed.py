@@ -249,6 +249,8 @@ class RoutedJob:
         self._kept.set()
         self._keeper.join()  # it would claim again what is given back here
         ended = False
+        with suppress(PennyreelError):  # then the lease ends by itself
+            self._parts.breakers.let_go()
         with suppress(PennyreelError):  # then the claims end by themselves
             ended = self._parts.ledger.job(self.id).outcome is not None
             for attempt in () if ended else self._parts.ledger.open_attempts(self.id):

@@ -117,6 +117,18 @@ def test_only_a_job_that_names_it_passes_among_all_that_share_it() -> None:
         shared.released(key, "t")
 
 
+def test_a_probe_that_nobody_waits_for_any_longer_is_given_back() -> None:
+    cell = Cell()
+    cell.put_breaker("a", to_json(opened()), version=0)
+    shared, other = Breakers(cell), Breakers(cell)
+    assert shared.admit("a", "t", NOW + 100).probe
+    assert not other.admit("a", "u", NOW + 100).allowed
+    shared.let_go()
+    assert other.admit("a", "u", NOW + 100).probe
+    shared.let_go()
+    assert other.state("a").probe == "u", "what is another's stays its own"
+
+
 def test_only_the_probe_closes_it_and_stragglers_change_nothing() -> None:
     breaker = opened()
     assert breaker.open_until is not None

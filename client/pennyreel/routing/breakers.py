@@ -28,7 +28,7 @@ class Cell(Protocol):
 
 
 class Breakers:
-    """Asks, and tells, the shared breakers."""
+    """Asks, and tells, the shared breakers; for one job."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Breakers:
         """
         self._cell, self._limits = cell, limits
         self._kept_as, self._named = kept_as, named
+        self._probes: set[tuple[str, str]] = set()
 
     def state(self, key: str) -> Breaker:
         """Return how one stands."""
@@ -59,6 +60,8 @@ class Breakers:
         """Ask whether a job may go there; see `breaker.admit`."""
         named = self._named in {key, _backend(key)}
         answer = self._change(key, lambda b: rules.admit(b, token, at, self._limits, named=named))
+        if answer is not None and answer.probe:
+            self._probes.add((key, token))
         # Whoever lost every swap does not know whether it is the probe: there is one at most.
         return answer if answer is not None else Admission(False, until=at + 1.0)
 
@@ -82,6 +85,11 @@ class Breakers:
     def released(self, key: str, token: str) -> None:
         """Tell that nothing was sent, or nothing was learned."""
         self._change(key, lambda b: (rules.released(b, token), None))
+
+    def let_go(self) -> None:
+        """Give back each probe that told nothing: nobody waits any longer for what it tells."""
+        while self._probes:
+            self.released(*self._probes.pop())
 
     def _name(self, key: str) -> str:
         return self._kept_as(_backend(key), key)

@@ -14,7 +14,7 @@ from pennyreel.config.marks import credentials_mark
 from pennyreel.errors import Code, error
 from pennyreel.money.ledger import Ledger
 from pennyreel.routing.breakers import Breakers
-from pennyreel_emulators.replicate import Fault, ReplicatePlatform
+from pennyreel_emulators.replicate import Behaviour, Fault, ReplicatePlatform
 
 Cli = Callable[..., Ran]
 OLD, KEY = "r8_OLD_0123456789", "replicate:lucataco/hotshot-xl"
@@ -64,6 +64,19 @@ def test_a_backend_that_is_named_is_tried_though_its_breaker_is_open(
     assert "--backend replicate" in refused.err
     assert cli(*JOB, "--backend", "replicate").code == 0
     assert cli(*JOB, *ON).code == 0, "it was the probe, and went well"
+
+
+def test_a_probe_that_is_left_to_itself_keeps_nobody_out(
+    replicate: ReplicatePlatform, cli: Cli, ledger: Ledger
+) -> None:
+    replicate.fault("create", Fault(401, {"detail": "Unauthenticated", "status": 401}))
+    assert cli(*JOB, *ON).code == 4
+    replicate.configure(behaviour=Behaviour(run_s=60.0))
+    left = cli(*JOB, "--backend", "replicate", "--no-wait")
+    assert left.code == 0
+    assert Breakers(ledger, kept_as=partial(marked, load())).state(KEY).state == "open"
+    again = cli(*JOB, "--backend", "replicate", "--no-wait")
+    assert again.code == 0, "the first one holds no lease"
 
 
 def test_a_mark_is_short_and_of_one_backends_credentials(tmp_path: Path) -> None:
