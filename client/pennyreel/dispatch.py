@@ -6,18 +6,20 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from weakref import WeakSet
 
 from pennyreel import routes, types
 from pennyreel.backends.base import Backend, Work
 from pennyreel.books import LedgerBooks
-from pennyreel.config import Settings
+from pennyreel.config import Settings, marked
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.kept import Kept, look_again
 from pennyreel.money.records import Job, Labels
 from pennyreel.planning import Learner, Plan
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
+from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.machine import Ask, Option, Stage
 from pennyreel.routing.quote import Quote
 from pennyreel.spool import Held, Order
@@ -222,6 +224,11 @@ class Dispatch(Kept):
         parts = Parts(
             ledger=self.ledger,
             books=books,
+            breakers=Breakers(
+                self.ledger,
+                kept_as=partial(marked, self._settings),
+                named=order.terms.get("backend") or self._settings.backend,
+            ),
             backends=_Backends(self._fresh),
             spool=self._spool,
             held=held,

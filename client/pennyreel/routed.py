@@ -47,6 +47,7 @@ class Parts:
 
     ledger: Ledger
     books: LedgerBooks
+    breakers: Breakers
     backends: Backends
     spool: Spool
     held: Held
@@ -206,7 +207,7 @@ class RoutedJob:
             Order(self._work, self._fetch, parts.price, self._deadline),
             books=parts.books,
             backends=parts.backends,
-            breakers=Breakers(parts.ledger),
+            breakers=parts.breakers,
             ears=ears,
         )
 
@@ -248,6 +249,8 @@ class RoutedJob:
         self._kept.set()
         self._keeper.join()  # it would claim again what is given back here
         ended = False
+        with suppress(PennyreelError):  # then the lease ends by itself
+            self._parts.breakers.let_go()
         with suppress(PennyreelError):  # then the claims end by themselves
             ended = self._parts.ledger.job(self.id).outcome is not None
             for attempt in () if ended else self._parts.ledger.open_attempts(self.id):

@@ -18,7 +18,7 @@ from typing import TypeVar
 from pennyreel import localcomfy
 from pennyreel.backends import registry
 from pennyreel.backends.base import Backend
-from pennyreel.config import Settings, dev_stack, is_loopback
+from pennyreel.config import Settings, dev_stack, is_loopback, marked
 from pennyreel.errors import PennyreelError
 from pennyreel.fleet.devices import Devices, detect, fits
 from pennyreel.money import estimates
@@ -29,7 +29,8 @@ from pennyreel.money.pricing import clip_price, metered, price
 from pennyreel.money.records import Labels
 from pennyreel.need import Abilities, Need, Unit, Usage
 from pennyreel.provision import stock
-from pennyreel.routing.breaker import from_json
+from pennyreel.routing.breaker import Breaker
+from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.facts import Facts, Fit, Left, Place, names
 from pennyreel.types import Health
 from pennyreel_comfy import templates
@@ -133,6 +134,7 @@ class Survey:
         idle = health.workers.get("idle") or health.workers.get("ready")
         warm = None if not health.workers else bool(idle)
         lacks = stock.lacks(self.settings, self.ledger, need, backend, place, health)
+        breaker = self._breaker(name, backend.target)
         told = Facts(
             backend=name,
             abilities=able,
@@ -147,7 +149,8 @@ class Survey:
             fit=fit,
             device=device,
             gpu=gpu or usage.sku,
-            breaker_until=self._breaker(name, backend.target),
+            breaker_until=breaker.open_until,
+            breaker_code=breaker.code,
             budgets=self._budgets(name),
             checked=time.time(),
         )
@@ -186,9 +189,10 @@ class Survey:
     def _health(self, backend: Backend) -> Health:
         """Ask, or use what another process has heard; for PROBE_S."""
         elsewhere = not is_loopback(backend.target)
+        name = marked(self.settings, backend.name, f"health {backend.name}:{backend.target}")
         asked = _asked(
             lambda: self.ledger.probed(
-                f"health {backend.name}:{backend.target}",
+                name,
                 lambda: backend.health().to_json(),
                 fresh_s=FRESH_S,
                 limit_s=PROBE_S,
@@ -238,9 +242,9 @@ class Survey:
             return Seconds(*row.seconds, basis=row.source)
         return told
 
-    def _breaker(self, name: str, target: str) -> float | None:
-        key = f"{name}:{target}" if target else name
-        return from_json(self.ledger.breaker(key)[0]).open_until
+    def _breaker(self, name: str, target: str) -> Breaker:
+        shared = Breakers(self.ledger, kept_as=partial(marked, self.settings))
+        return shared.state(f"{name}:{target}" if target else name)
 
     def _budgets(self, name: str) -> tuple[Left, ...]:
         labels = {"backend": name, "project": self.labels.project, "user": self.labels.user}

@@ -135,11 +135,29 @@ def test_a_key_that_is_refused_in_mid_job_is_told_at_once(
         follow(runpod(server))
 
 
-def test_a_forgotten_job_is_an_expired_result(scripted: Servers, runpod: Backends) -> None:
-    server = scripted(statuses(Reply(404)))
+def test_a_job_that_ran_and_is_forgotten_is_an_expired_result(
+    scripted: Servers, runpod: Backends
+) -> None:
+    server = scripted(statuses({"status": "IN_PROGRESS"}, Reply(404)))
     with pytest.raises(JobFailed, match="30 minutes") as caught:
         follow(runpod(server))
     assert caught.value.code == "result_expired"
+
+
+def test_of_a_forgotten_job_that_nobody_saw_run_it_is_not_known_whether_it_did(
+    scripted: Servers, runpod: Backends
+) -> None:
+    with pytest.raises(OutcomeUnknown, match="nobody here saw it run") as caught:
+        follow(runpod(scripted(statuses(Reply(404)))))
+    assert caught.value.code == "job_gone"
+
+
+def test_one_that_was_in_the_queue_long_before_it_was_forgotten_may_have_run(
+    scripted: Servers, runpod: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "UNSEEN_S", 0.0)  # as long as this machine slept
+    with pytest.raises(OutcomeUnknown):
+        follow(runpod(scripted(statuses({"status": "IN_QUEUE"}, Reply(404)))))
 
 
 def test_a_wrong_endpoint_is_told_from_a_forgotten_job(scripted: Servers, runpod: Backends) -> None:

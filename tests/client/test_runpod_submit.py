@@ -33,7 +33,7 @@ def test_a_job_is_one_post_with_the_key_in_its_header(scripted: Servers, runpod:
     (sent,) = server.requests
     assert (sent.method, sent.path) == ("POST", "/v2/ep/run")
     assert sent.headers["Authorization"] == f"Bearer {KEY}"
-    assert sent.json["policy"] == {"executionTimeout": 60_000, "ttl": 1_860_000}
+    assert sent.json["policy"] == {"executionTimeout": 60_000, "ttl": 5_460_000}
     assert sent.json["input"]["seed"] == 3
     assert sent.json["input"]["workflow"] == GRAPH
 

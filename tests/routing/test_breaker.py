@@ -88,6 +88,47 @@ def test_half_open_lets_one_probe_pass_whose_lease_ends() -> None:
     assert admit(released(probing, "p1"), "p2", breaker.open_until + 1)[1].probe
 
 
+def test_a_job_whose_user_names_the_backend_is_the_one_probe_before_its_time() -> None:
+    probing, first = admit(opened(), "p1", NOW, named=True)
+    assert first.probe
+    assert not admit(probing, "p2", NOW, named=True)[1].allowed, "one at a time"
+    assert succeeded(probing, "p1", NOW) == Breaker()
+    worse = failed(probing, "p1", DOWN, NOW, jitter=0.0)
+    assert worse.open_until == NOW + 15.0
+    assert admit(released(probing, "p1"), "p2", NOW)[1].until == opened().open_until
+
+
+def test_one_that_asked_to_be_left_alone_is_left_alone_though_it_is_named() -> None:
+    asked = failed(Breaker(), "t", "rate_limited", NOW, retry_after_s=40.0, jitter=0.0)
+    told = admit(asked, "p", NOW, named=True)[1]
+    assert (told.allowed, told.until, told.code) == (False, NOW + 40, "rate_limited")
+
+
+def test_only_a_job_that_names_it_passes_among_all_that_share_it() -> None:
+    cell = Cell()
+    for key in ("a:1", "b"):
+        cell.put_breaker(key, to_json(opened()), version=0)
+    for named, key, passes in (
+        ("a", "a:1", True), ("a:1", "a:1", True), ("a:2", "a:1", False), ("a", "b", False),
+        (None, "b", False),
+    ):  # fmt: skip
+        shared = Breakers(cell, named=named)
+        assert shared.admit(key, "t", NOW).probe is passes
+        shared.released(key, "t")
+
+
+def test_a_probe_that_nobody_waits_for_any_longer_is_given_back() -> None:
+    cell = Cell()
+    cell.put_breaker("a", to_json(opened()), version=0)
+    shared, other = Breakers(cell), Breakers(cell)
+    assert shared.admit("a", "t", NOW + 100).probe
+    assert not other.admit("a", "u", NOW + 100).allowed
+    shared.let_go()
+    assert other.admit("a", "u", NOW + 100).probe
+    shared.let_go()
+    assert other.state("a").probe == "u", "what is another's stays its own"
+
+
 def test_only_the_probe_closes_it_and_stragglers_change_nothing() -> None:
     breaker = opened()
     assert breaker.open_until is not None
@@ -108,19 +149,20 @@ def test_only_the_probe_closes_it_and_stragglers_change_nothing() -> None:
             st.sampled_from("abc"),
             st.floats(0, 400),
             st.floats(0, 1),
+            st.booleans(),
         ),
         max_size=40,
     )
 )
 def test_whatever_happens_it_survives_the_database_and_has_one_probe(
-    moves: list[tuple[str, str, float, float]],
+    moves: list[tuple[str, str, float, float, bool]],
 ) -> None:
     breaker, now, holder, ends = Breaker(), NOW, None, 0.0
-    for what, token, seconds, jitter in moves:
+    for what, token, seconds, jitter, named in moves:
         now += seconds
         before = breaker
         if what == "admit":
-            breaker, told = admit(breaker, token, now)
+            breaker, told = admit(breaker, token, now, named=named)
             if told.probe:
                 assert holder in {None, token} or now >= ends, "two probes at once"
                 holder, ends = token, breaker.probe_until

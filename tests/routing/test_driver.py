@@ -38,10 +38,33 @@ def test_the_first_option_gets_the_job_and_is_billed() -> None:
     assert a.log == ["submit", "follow"]
     assert a.works[0].attempt_id == scene.books.ids[0]
     assert a.works[0].timeout_s == A.deadline_s, "the server has the deadline too"
+    assert a.works[0].queue_s == A.patience_s, "and how long it is waited for before that"
     assert scene.books.strict.costs == {0: 700}
     assert [h.attempt_id for h in scene.fetched] == [scene.books.ids[0]]
     assert any(isinstance(e, Started) for e in scene.heard)
     assert a.closed
+
+
+def test_what_has_no_cancel_is_kept_as_long_as_it_is_followed() -> None:
+    c = ScriptedBackend("c")
+    Scene(c, books=Books(Option("c", queue_s=77.0))).driver.run()
+    assert c.works[0].queue_s == 77.0
+
+
+def test_a_forgotten_job_that_may_have_run_is_not_paid_for_twice() -> None:
+    a = ScriptedBackend("a", follows=[fails(Code.JOB_GONE, "nobody knows it any more")])
+    b = ScriptedBackend("b")
+    scene = Scene(a, b, books=Books(A, B))
+    assert scene.driver.run().outcome is Outcome.UNKNOWN
+    assert (scene.books.strict.costs, b.log) == ({0: 1000}, [])
+    assert scene.cell.kept == {}, "it says nothing of the backend"
+
+
+def test_a_job_dropped_from_the_queue_costs_nothing_and_another_has_it() -> None:
+    dropped = fails(Code.TIMEOUT, "dropped", detail={"confirmed_stopped": True})
+    scene = Scene(ScriptedBackend("a", follows=[dropped]), ScriptedBackend("b"), books=Books(A, B))
+    assert scene.driver.run().winner == B
+    assert scene.books.strict.costs == {0: 0, 1: 700}
 
 
 def test_a_refusal_for_good_moves_on_and_is_told() -> None:

@@ -11,6 +11,8 @@ from pennyreel.errors import BadRequest, Code, SetupNeeded, Unavailable
 from pennyreel.money.catalog import Certainty
 from pennyreel.money.pricing import Meter
 from pennyreel.need import Need
+from pennyreel.routing import cooling
+from pennyreel.routing.breaker import counts
 from pennyreel.routing.decision import Decision, Outcome, Verdict
 from pennyreel.routing.facts import Facts, Fit, Left, Place, Policy, Rules, Spent, fit_of
 from pennyreel.routing.policy import decide
@@ -313,12 +315,30 @@ def test_what_is_not_available_says_why_and_what_would_help() -> None:
 def test_an_open_breaker_holds_one_back_until_its_time() -> None:
     found = chosen(runpod(breaker_until=NOW + 12.5), local())
     assert found.order == ("comfyui:here",)
-    alone = chosen(runpod(breaker_until=NOW + 12.5))
+    alone = chosen(runpod(breaker_until=NOW + 12.5, breaker_code="unauthorized"))
+    (one,) = alone.candidates
+    assert one.reasons == ("it refused the key lately: not tried again for 13 s",)
+    assert one.fixes == ("Set another key, or try it now by its name: --backend runpod",)
     assert alone.retry_after_s == 12.5
     problem = alone.refusal()
     assert isinstance(problem, Unavailable)
     assert problem.retryable
     assert chosen(runpod(breaker_until=NOW)).outcome is Outcome.GO
+
+
+def test_one_that_is_named_is_tried_whatever_its_breaker_says() -> None:
+    shut = runpod(breaker_until=NOW + 12.5, breaker_code="timeout", why="2 idle")
+    found = chosen(shut, local(), forced="runpod")
+    assert found.chosen is not None
+    assert found.chosen.backend == "runpod"
+    told = "--backend says so; a job took too long there lately; 2 idle"
+    assert found.chosen.reasons == (told,)
+
+
+def test_every_failure_that_opens_a_breaker_is_told_in_its_own_words() -> None:
+    opening = [c.value for c in Code if counts(c.value) and c is not Code.INTERNAL]
+    assert len({cooling.why(code) for code in opening}) == len(opening)
+    assert "--backend" not in cooling.advice("rate_limited", "runpod")
 
 
 def test_a_budget_without_room_stops_it_and_says_what_raises_it() -> None:

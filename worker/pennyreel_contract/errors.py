@@ -77,6 +77,7 @@ class Code(str, Enum):
     RATE_LIMITED = "rate_limited"
     UNAUTHORIZED = "unauthorized"
     UNKNOWN_OUTCOME = "unknown_outcome"
+    JOB_GONE = "job_gone"
     # What the user allows.
     CONSENT_REQUIRED = "consent_required"
     # Money.
@@ -166,6 +167,9 @@ _TABLE: dict[Code, _Entry] = {
     Code.UNAUTHORIZED: _Entry("setup", False, "Check the API key."),
     Code.UNKNOWN_OUTCOME: _Entry(
         "unknown", False, "Look the job up before you send it again: it may have run."
+    ),
+    Code.JOB_GONE: _Entry(
+        "unknown", False, "Look at the vendor's bill before you send it again: it may have run."
     ),
     Code.CONSENT_REQUIRED: _Entry(
         "request", False, "Allow it by the flag that it names, or see the others: pennyreel quote"

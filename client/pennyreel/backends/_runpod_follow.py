@@ -19,6 +19,9 @@ from pennyreel_contract import Result, parse_progress
 POLL_S = (0.25, 1.5)
 """The pause between two looks grows from the one to the other."""
 
+UNSEEN_S = 300.0
+"""What was in the queue so lately, and is gone, cannot have run and expired meanwhile."""
+
 FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 
 
@@ -66,6 +69,7 @@ class Follower:
         self._began = time.monotonic()
         self._shown: dict[str, Any] = {}
         self._stage = ""
+        self._waited_at: float | None = None
         self._warnings_due = list(backend.queue_warn_s)
 
     def run(self) -> Result:
@@ -119,11 +123,28 @@ class Follower:
                 f"RunPod knows no endpoint {self._handle.target!r} for this key",
                 hint="Use the API key of the account that has the endpoint.",
             )
+        detail: dict[str, Any] = {"handle": str(self._handle)}
+        if self._stage == "running":
+            return error(
+                Code.RESULT_EXPIRED,
+                "RunPod no longer knows this job, which ran: results are kept for 30 minutes, and "
+                "jobs until their ttl",
+                detail=detail,
+            )
+        if self._waited_at is not None and time.time() - self._waited_at < UNSEEN_S:
+            # Had a worker taken it since, it would be known for 30 minutes more.
+            return error(
+                Code.TIMEOUT,
+                "RunPod dropped the job from its queue before a worker had it: its ttl was over, "
+                "or somebody purged the queue",
+                hint="Look at the endpoint's workers, or use another backend.",
+                detail={**detail, "confirmed_stopped": True},
+            )
         return error(
-            Code.RESULT_EXPIRED,
-            "RunPod no longer knows this job: results are kept for 30 minutes, and jobs until "
-            "their ttl",
-            detail={"handle": str(self._handle)},
+            Code.JOB_GONE,
+            "RunPod no longer knows this job, and nobody here saw it run: results are kept for 30 "
+            "minutes, and jobs until their ttl",
+            detail=detail,
         )
 
     def _report(self, seen: dict[str, Any]) -> None:
@@ -133,6 +154,7 @@ class Follower:
             self._stage = stage
             self._tell(Queued() if stage == "queued" else Started())
         if stage == "queued":
+            self._waited_at = time.time()  # the clock that runs while this machine sleeps
             self._warn_of_queue()
             return
         progress = parse_progress(seen.get("output"))

@@ -16,7 +16,9 @@ from pennyreel.errors import Code, JobFailed, PennyreelError, error
 from pennyreel.sources import Source
 from pennyreel_contract import InputFile
 
-_RESULT_KEPT_S = 1800.0
+RESULT_KEPT_S = 1800.0
+"""Of an asynchronous job, by RunPod's documentation."""
+
 _POLICY_MS = (5_000, 604_800_000)
 
 
@@ -85,10 +87,11 @@ def _too_large(work: Work, size: int, most: int) -> PennyreelError:
 def _encode(work: Work, inputs: tuple[InputFile, ...]) -> bytes:
     body: dict[str, Any] = {"input": work.request(inputs).wire()}
     if work.timeout_s is not None:
-        # ttl counts from submission and also ends how long a result is kept.
+        # ttl counts from submission: the queue, the run, and how long a result is kept. When it is
+        # over RunPod forgets the job, whatever it does.
         body["policy"] = {
             "executionTimeout": _policy_ms(work.timeout_s),
-            "ttl": _policy_ms(work.timeout_s + _RESULT_KEPT_S),
+            "ttl": _policy_ms(work.queue_s + work.timeout_s + RESULT_KEPT_S),
         }
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 

@@ -30,6 +30,9 @@ _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._~:@=+/-]{{0,{MAX_ID - 1}}}")
 
 OnEvent = Callable[[JobEvent], None]
 
+QUEUE_S = 3600.0
+"""How long a job may wait for a worker at most, before its running time begins."""
+
 COMFY_KINDS = frozenset({"image", "video", "audio", "model3d", "text", "file"})
 """What comes out of a ComfyUI graph."""
 
@@ -66,6 +69,9 @@ class Work:
     models: tuple[ModelNeed, ...] = ()
     seed: int | None = None
     timeout_s: float | None = None
+    """Of running."""
+    queue_s: float = QUEUE_S
+    """Of waiting for a worker before that: a server keeps the job for both."""
     preview: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     prompt: Prompt | None = None

@@ -15,6 +15,7 @@ from pennyreel.config.addresses import is_loopback, key_may_travel, well_formed
 from pennyreel.config.dev import DevStack, dev_stack
 from pennyreel.config.fields import FIELDS, Field
 from pennyreel.config.file import CONFIG_ENV, file_path
+from pennyreel.config.marks import marked
 from pennyreel.config.reading import Origin, load, origins
 from pennyreel.config.secret import Secret
 from pennyreel.config.settings import (
@@ -58,6 +59,7 @@ __all__ = [
     "is_loopback",
     "key_may_travel",
     "load",
+    "marked",
     "origins",
     "well_formed",
 ]

@@ -4,8 +4,9 @@
                                           ^                             |
                                           +---------- failure ----------+
 
-While it is open nothing is sent there. Half-open, exactly one job is: the probe, whose lease is
-named by a token and runs out, so that a probe that died blocks nobody for ever. All times are
+While it is open nothing is sent there, but a job of a user who names that backend: it is the probe
+before the time is over. Half-open, exactly one job is sent: the probe, whose lease is named by a
+token and runs out, so that a probe that died blocks nobody for ever. All times are
 epoch seconds, absolute, so that the state outlives a process and is shared by all of them as JSON
 in the database.
 """
@@ -64,6 +65,8 @@ class Admission:
     """It is the one that tries whether the backend is well again."""
     until: float = 0.0
     """Where it is not allowed: when to ask again."""
+    code: str = ""
+    """By which failure it is not."""
 
 
 DEFAULT = Limits()
@@ -92,15 +95,26 @@ def counts(code: str) -> bool:
 
 
 def admit(
-    breaker: Breaker, token: str, at: float, limits: Limits = DEFAULT
+    breaker: Breaker, token: str, at: float, limits: Limits = DEFAULT, *, named: bool = False
 ) -> tuple[Breaker, Admission]:
-    """Ask to send a job there; `token` names who asks, should it become the probe."""
+    """Ask to send a job there.
+
+    Args:
+        breaker: as it stands.
+        token: names who asks, should it become the probe.
+        at: the time.
+        limits: how long a probe may take.
+        named: the user wants this backend and no other: it is tried before its time, unless it
+            asked itself to be left alone.
+
+    """
     if breaker.open_until is None:
         return breaker, Admission(True)
-    if at < breaker.open_until:
-        return breaker, Admission(False, until=breaker.open_until)
+    if at < breaker.open_until and not (named and breaker.code != Code.RATE_LIMITED.value):
+        return breaker, Admission(False, until=breaker.open_until, code=breaker.code)
     if breaker.probe not in {None, token} and at < breaker.probe_until:
-        return breaker, Admission(False, until=min(breaker.probe_until, at + limits.base_s))
+        soon = min(breaker.probe_until, at + limits.base_s)
+        return breaker, Admission(False, until=soon, code=breaker.code)
     leased = replace(breaker, probe=token, probe_until=at + limits.lease_s)
     return leased, Admission(True, probe=True)
 

@@ -14,6 +14,9 @@ TRIES = 50
 """Swaps that may be lost in a row; each loss is another process's success."""
 
 
+KeptAs = Callable[[str, str], str]
+
+
 class Cell(Protocol):
     """Where the breakers are kept, by name: the ledger."""
 
@@ -25,15 +28,40 @@ class Cell(Protocol):
 
 
 class Breakers:
-    """Asks, and tells, the shared breakers."""
+    """Asks, and tells, the shared breakers; for one job."""
 
-    def __init__(self, cell: Cell, limits: Limits = DEFAULT) -> None:
-        """Keep both."""
+    def __init__(
+        self,
+        cell: Cell,
+        limits: Limits = DEFAULT,
+        *,
+        kept_as: KeptAs = lambda _backend, key: key,
+        named: str | None = None,
+    ) -> None:
+        """Keep all of it.
+
+        Args:
+            cell: where they are.
+            limits: when they open.
+            kept_as: gives for a backend's name and an option's key the name that its breaker has:
+                with other credentials it is another.
+            named: the backend, or the key, that the user wants and no other.
+
+        """
         self._cell, self._limits = cell, limits
+        self._kept_as, self._named = kept_as, named
+        self._probes: set[tuple[str, str]] = set()
+
+    def state(self, key: str) -> Breaker:
+        """Return how one stands."""
+        return rules.from_json(self._cell.breaker(self._name(key))[0])
 
     def admit(self, key: str, token: str, at: float) -> Admission:
         """Ask whether a job may go there; see `breaker.admit`."""
-        answer = self._change(key, lambda b: rules.admit(b, token, at, self._limits))
+        named = self._named in {key, _backend(key)}
+        answer = self._change(key, lambda b: rules.admit(b, token, at, self._limits, named=named))
+        if answer is not None and answer.probe:
+            self._probes.add((key, token))
         # Whoever lost every swap does not know whether it is the probe: there is one at most.
         return answer if answer is not None else Admission(False, until=at + 1.0)
 
@@ -58,13 +86,26 @@ class Breakers:
         """Tell that nothing was sent, or nothing was learned."""
         self._change(key, lambda b: (rules.released(b, token), None))
 
+    def let_go(self) -> None:
+        """Give back each probe that told nothing: nobody waits any longer for what it tells."""
+        while self._probes:
+            self.released(*self._probes.pop())
+
+    def _name(self, key: str) -> str:
+        return self._kept_as(_backend(key), key)
+
     def _change(self, key: str, change: Callable[[Breaker], tuple[Breaker, T]]) -> T | None:
+        name = self._name(key)
         for _ in range(TRIES):
-            state, version = self._cell.breaker(key)
+            state, version = self._cell.breaker(name)
             before = rules.from_json(state)
             after, answer = change(before)
             if after == before or self._cell.put_breaker(
-                key, rules.to_json(after), version=version
+                name, rules.to_json(after), version=version
             ):
                 return answer
         return None
+
+
+def _backend(key: str) -> str:
+    return key.partition(":")[0]

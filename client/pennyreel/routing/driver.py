@@ -19,7 +19,7 @@ from pennyreel.errors import PennyreelError
 from pennyreel.routing import hearing
 from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.follower import Follower
-from pennyreel.routing.judging import judge
+from pennyreel.routing.judging import blocked, judge
 from pennyreel.routing.machine import effects as do
 from pennyreel.routing.machine import events as ev
 from pennyreel.routing.machine import resume, rules, step
@@ -175,7 +175,8 @@ class Driver:
         now, key, token = self._clock.now(), e.option.key, self._token(e.n)
         admitted = self._breakers.admit(key, token, now)
         if not admitted.allowed:
-            self._events.put(ev.Blocked(e.n, e.call, admitted.until, now))
+            cooling = blocked(e.option, admitted, now)
+            self._events.put(ev.Blocked(e.n, e.call, admitted.until, now, cooling))
             return
         try:
             self._books.reserve(self._job_id, e.n, e.option, new_attempt_id())
@@ -200,7 +201,9 @@ class Driver:
         option, order, work = self._options[e.n], self._order, self._order.work
         limit = min(work.timeout_s or option.deadline_s, option.deadline_s)
         attempt_id = self._books.attempt_id(self._job_id, e.n)
-        sent = replace(work, attempt_id=attempt_id, timeout_s=limit)
+        # As long as its follower waits for it at most.
+        queue_s = option.patience_s if option.cancels else option.queue_s
+        sent = replace(work, attempt_id=attempt_id, timeout_s=limit, queue_s=queue_s)
 
         def call(backend: Backend) -> ev.Event:
             handle = backend.submit(sent, Deadline(order.deadline.left(option.deadline_s)))

@@ -103,6 +103,8 @@ class Facts:
     """By which name its seconds are learned."""
     breaker_until: float | None = None
     """Its breaker is open until then (epoch seconds)."""
+    breaker_code: str = ""
+    """By which failure."""
     budgets: tuple[Left, ...] = ()
     success: float | None = None
     """The share of its jobs that succeeded, 0 to 1, as far as there is a history."""

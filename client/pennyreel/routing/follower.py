@@ -9,7 +9,16 @@ from contextlib import suppress
 from pennyreel.backends.base import Backend
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.routing import hearing
-from pennyreel.routing.machine import Event, Failed, Follow, Queued, Started, Stopped, Succeeded
+from pennyreel.routing.machine import (
+    Event,
+    Failed,
+    Follow,
+    Gone,
+    Queued,
+    Started,
+    Stopped,
+    Succeeded,
+)
 from pennyreel.routing.ports import Clock
 from pennyreel.types import Handle, JobEvent
 from pennyreel.types import Queued as NowQueued
@@ -98,7 +107,9 @@ class Follower:
         if isinstance(seen, Succeeded):
             return seen
         sure = isinstance(seen, Stopped) and seen.confirmed
-        gone = isinstance(seen, Failed)  # a job that was removed is not found again
+        # A job that was removed is not found again.
+        gone = isinstance(seen, Failed)
+        gone = gone or (isinstance(seen, Gone) and seen.trouble.code == Code.JOB_GONE.value)
         billed = told.billed_microusd
         if isinstance(seen, (Stopped, Failed)) and seen.billed_microusd is not None:
             billed = seen.billed_microusd

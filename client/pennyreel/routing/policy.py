@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from pennyreel.money.amounts import USD, dollars
 from pennyreel.money.rows import Certainty
 from pennyreel.need import Need, misfits
+from pennyreel.routing import cooling
 from pennyreel.routing.decision import Candidate, Consent, Decision, Outcome, Verdict
 from pennyreel.routing.facts import (
     LEAST_S,
@@ -191,7 +192,7 @@ def _cost_consents(cost: int, case: Case) -> Iterator[Consent]:
 def _unwanted(facts: Facts, case: Case) -> Iterator[tuple[Verdict, str, str]]:
     """Yield what the user's rules say against it."""
     rules = case.rules
-    forced = rules.forced is not None and names(rules.forced, facts)
+    forced = _forced(facts, rules)
     if rules.forced is not None and not forced:
         yield Verdict.FORBIDDEN, f"only {rules.forced} is allowed", f"--backend {facts.backend}"
     if any(names(word, facts) for word in rules.forbidden):
@@ -217,13 +218,22 @@ def _unable(facts: Facts, case: Case) -> Iterator[tuple[Verdict, str, str]]:
         yield Verdict.MISFIT, reason, ""
     if not facts.available:
         yield Verdict.UNAVAILABLE, facts.why or "it is not available", facts.fix
-    if facts.breaker_until is not None and facts.breaker_until > case.now:
-        left = math.ceil(facts.breaker_until - case.now)
-        yield Verdict.BREAKER_OPEN, f"it has failed: not tried again for {left} s", ""
+    if _cools_down(facts, case) and not _forced(facts, case.rules):
+        left = math.ceil((facts.breaker_until or 0.0) - case.now)
+        told = f"{cooling.why(facts.breaker_code)}: not tried again for {left} s"
+        yield Verdict.BREAKER_OPEN, told, cooling.advice(facts.breaker_code, facts.backend)
     deadline, time = case.rules.deadline_s, facts.seconds
     if deadline is not None and time is not None and time.likely > deadline:
         told = f"it takes about {time.likely:.0f} s; the deadline is {deadline:g} s"
         yield Verdict.TOO_SLOW, told, f"--deadline {math.ceil(time.likely)}"
+
+
+def _cools_down(facts: Facts, case: Case) -> bool:
+    return facts.breaker_until is not None and facts.breaker_until > case.now
+
+
+def _forced(facts: Facts, rules: Rules) -> bool:
+    return rules.forced is not None and names(rules.forced, facts)
 
 
 def _too_dear(facts: Facts, case: Case) -> list[Consent]:
@@ -320,7 +330,8 @@ def _candidate(judged: Judged, case: Case, *, first: bool) -> Candidate:
 def _praise(facts: Facts, case: Case, *, first: bool) -> str:
     rules = case.rules
     if rules.forced is not None:
-        return f"--backend says so; {facts.why}" if facts.why else "--backend says so"
+        lately = cooling.why(facts.breaker_code) if _cools_down(facts, case) else ""
+        return "; ".join(part for part in ("--backend says so", lately, facts.why) if part)
     if facts.fit.weak:
         return "it has no GPU" if facts.fit is Fit.CPU else "its GPU is below the minimum"
     best = {
