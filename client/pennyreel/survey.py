@@ -91,11 +91,13 @@ class Survey:
         wanted = list(self._candidates(named))
         own = None if need.vram_min_bytes == 0 else self.devices(self.settings)
         asked = [_asked(partial(self._one, need, *one, own, named)) for one in wanted]
+        shares = self.ledger.shares()
         wait(asked, PROBE_S + REST_S)
-        return [
+        found = [
             future.result() if future.done() else self._silent(*one, named)
             for one, future in zip(wanted, asked, strict=True)
         ]
+        return [replace(one, success=shares.get(one.backend)) for one in found]
 
     def _candidates(self, named: str | None) -> Iterator[tuple[str, str | None]]:
         """Yield whom to ask: where one is named, nobody else hears of the job."""

@@ -206,3 +206,28 @@ def test_threads_share_a_ledger(ledger: Ledger) -> None:
         thread.join(60)
     assert failed == []
     assert ledger.spending("backend")[0].spent == 75
+
+
+def ended(ledger: Ledger, backend: str, codes: list[str], clock: Clock) -> None:
+    for n, code in enumerate(codes):
+        attempt = f"{backend}-{n}-{clock.now.timestamp():.0f}"
+        clock.forward(seconds=1)
+        reserve(ledger, attempt, 10, backend=backend)
+        ledger.settle(attempt, 1, code=code)
+
+
+def test_the_share_that_went_well_is_of_each_backends_latest_ended_attempts(
+    ledger: Ledger, clock: Clock
+) -> None:
+    assert ledger.shares() == {}
+    ended(ledger, "runpod", ["done"] * 4, clock)
+    reserve(ledger, "open", 10, backend="runpod")
+    ended(ledger, "runpod", ["cancelled"] * 3, clock)
+    assert ledger.shares() == {}, "four tell nothing, nor do open or cancelled ones"
+    ended(ledger, "runpod", ["out_of_memory"], clock)
+    ended(ledger, "veo", ["timeout"] * 5, clock)
+    assert ledger.shares() == {"runpod": 0.8, "veo": 0.0}
+    ended(ledger, "runpod", ["done"] * 49, clock)
+    assert ledger.shares()["runpod"] == 0.98, "of the last 50 one failed"
+    ended(ledger, "runpod", ["done"], clock)
+    assert ledger.shares()["runpod"] == 1.0

@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from pennyreel.config import Settings
 from pennyreel.errors import PennyreelError
-from pennyreel.money import alerts, spending
+from pennyreel.money import alerts, shares, spending
 from pennyreel.money.budgetbook import BudgetBook
 from pennyreel.money.claims import new_owner
 from pennyreel.money.database import Database
@@ -82,6 +82,11 @@ class Ledger(JobBook, MoneyBook, BudgetBook, SharedBook):
         """Return what was spent, by day, month, backend, template, project or user."""
         with self._db.read() as connection:
             return spending.spending(connection, by, since_ms, until_ms)
+
+    def shares(self) -> dict[str, float]:
+        """Return, by backend, the share of the latest attempts that went well; see `shares`."""
+        with self._db.read() as connection:
+            return shares.shares(connection)
 
     def alerts(self) -> list[alerts.Alert]:
         """Return the spend alerts there were, oldest first."""

@@ -107,7 +107,7 @@ class Facts:
     """By which failure."""
     budgets: tuple[Left, ...] = ()
     success: float | None = None
-    """The share of its jobs that succeeded, 0 to 1, as far as there is a history."""
+    """The share of its last attempts that were done, 0 to 1; None: there are too few."""
     checked: float | None = None
     """When its health was asked (epoch seconds)."""
 

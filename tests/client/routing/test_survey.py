@@ -110,6 +110,19 @@ def test_the_time_of_what_cannot_be_opened_is_the_ways_and_counts_as_estimated(m
     assert (closed.seconds.low, closed.seconds.high) == (way.seconds[0] + OVERHEAD_S[0], most)
 
 
+def test_how_many_of_a_backends_attempts_went_well_is_known_from_the_ledger(
+    make: Make, backends: Backends, ledger: Ledger
+) -> None:
+    backends.add("replicate")
+    for n, code in enumerate(["done", "done", "done", "timeout", "done"]):
+        ledger.record_job(f"j{n}", request_sha256=str(n), need=NEED)
+        ledger.reserve(f"a{n}", 0, job_id=f"j{n}", backend="replicate")
+        ledger.settle(f"a{n}", 0, code=code)
+    found = by_name(make().facts(NEED))
+    assert found["replicate"].success == 0.8
+    assert found["runpod"].success is None
+
+
 def test_each_of_googles_backends_has_the_price_of_its_own_way(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
