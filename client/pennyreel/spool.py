@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pennyreel.backends.base import Prompt, Work
+from pennyreel.backends.base import QUEUE_S, Prompt, Work
 from pennyreel.errors import Code, PennyreelError, error
 from pennyreel.need import Need
 from pennyreel.sources import Source
@@ -207,6 +207,7 @@ def _written(order: Order) -> dict[str, Any]:
         "models": [m.model_dump(mode="json") for m in work.models],
         "seed": work.seed,
         "timeout_s": work.timeout_s,
+        "queue_s": work.queue_s,
         "preview": work.preview,
         "metadata": dict(work.metadata),
         "prompt": prompt,
@@ -229,6 +230,7 @@ def _read(body: dict[str, Any]) -> Order:
         models=tuple(ModelNeed.model_validate(m) for m in body["models"]),
         seed=body["seed"],
         timeout_s=body["timeout_s"],
+        queue_s=body.get("queue_s", QUEUE_S),  # those of a former version have none
         preview=body["preview"],
         metadata=body["metadata"],
         prompt=prompt,

@@ -44,6 +44,7 @@ WORK = Work(
     models=(ModelNeed(folder="vae", name="a.pt", url="https://example.com/a.pt"),),
     seed=2**64 - 1,
     timeout_s=12.5,
+    queue_s=77.0,
     preview=True,
     metadata={"tag": ["x", 1]},
     prompt=PROMPT,
