@@ -128,6 +128,8 @@ class ScriptedBackend:
     running: threading.Event = field(default_factory=threading.Event)
     cancelled: bool = False
     closed: bool = False
+    tell: OnEvent = print
+    """Of who follows it now."""
     target: str = ""
     bills: Usage = field(default_factory=lambda: Usage("x", Unit.RUN, 1))
 
@@ -147,6 +149,7 @@ class ScriptedBackend:
     def follow(
         self, handle: Handle, *, on_event: OnEvent, deadline: Deadline, cancel: CancelToken
     ) -> Result:
+        self.tell = on_event
         self._play("follow", self.follows)
         on_event(Started())
         self.running.set()

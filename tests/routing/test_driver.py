@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
-from pennyreel.errors import Code, JobFailed, OutcomeUnknown, Unavailable
+from pennyreel.errors import Code, JobFailed, OutcomeUnknown, Unavailable, error
 from pennyreel.need import Unit, Usage
 from pennyreel.routing.driver import Left
 from pennyreel.routing.failures import failure
 from pennyreel.routing.machine import Option, Outcome, Rules, Stage
-from pennyreel.types import Started
+from pennyreel.types import Queued, Started
 from routing.support import QUICK, Books, Cell, Scene, ScriptedBackend, fails
 
 A = Option("a", reserve_microusd=1000, cancels=True, looks_up=True)
@@ -60,11 +61,20 @@ def test_a_forgotten_job_that_may_have_run_is_not_paid_for_twice() -> None:
     assert scene.cell.kept == {}, "it says nothing of the backend"
 
 
-def test_a_job_dropped_from_the_queue_costs_nothing_and_another_has_it() -> None:
-    dropped = fails(Code.TIMEOUT, "dropped", detail={"confirmed_stopped": True})
-    scene = Scene(ScriptedBackend("a", follows=[dropped]), ScriptedBackend("b"), books=Books(A, B))
+@pytest.mark.parametrize(("seen", "cost"), [(True, 50), (False, 1000)])
+def test_a_job_dropped_from_the_queue_costs_a_start_at_most_and_another_has_it(
+    *, seen: bool, cost: int
+) -> None:
+    def dropped(backend: ScriptedBackend) -> None:
+        if seen:
+            backend.tell(Queued())
+        raise error(Code.TIMEOUT, "dropped", detail={"confirmed_stopped": True})
+
+    woken = replace(A, start_microusd=50)
+    a = ScriptedBackend("a", follows=[dropped])
+    scene = Scene(a, ScriptedBackend("b"), books=Books(woken, B))
     assert scene.driver.run().winner == B
-    assert scene.books.strict.costs == {0: 0, 1: 700}
+    assert scene.books.strict.costs == {0: cost, 1: 700}, "unseen, it may have run"
 
 
 def test_a_refusal_for_good_moves_on_and_is_told() -> None:
