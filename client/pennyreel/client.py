@@ -143,7 +143,8 @@ class Client:
         callback, cancels what runs, and waits until that is confirmed, before it is passed on.
 
         Raises:
-            BadRequest: a wish has no prompt or an unknown name; nothing was sent.
+            BadRequest: wishes have no prompt, an unknown name, or a value that makes no sense, all
+                of them at once; nothing was sent.
 
         """
         from pennyreel import batch  # noqa: PLC0415 - see above
