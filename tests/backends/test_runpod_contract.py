@@ -87,6 +87,9 @@ class RunPodRig(Rig):
     def accepted(self) -> int:
         return len([e for e in self._platform.events if isinstance(e, JobQueued)])
 
+    def ended(self) -> bool:
+        return any(isinstance(e, JobFinished) for e in self._platform.events)
+
     def stopped(self, handle: Handle) -> bool:
         ended = [e for e in self._platform.events if isinstance(e, JobFinished)]
         return any(e.job_id == handle.remote_id and e.status == "CANCELLED" for e in ended)
@@ -224,6 +227,7 @@ class RunPodRig(Rig):
 
 class TestRunPod(BackendContract):
     backend = RunPodBackend
+    gone = OutcomeUnknown
     keys: ClassVar = {"runpod_api_key": "RUNPOD_API_KEY", "runpod_endpoint": "RUNPOD_ENDPOINT_ID"}
     lacks: ClassVar = {
         Scene.FILTERED: "a ComfyUI does not judge content",
@@ -309,6 +313,18 @@ class TestRunPodWithTheWorkersBucket(TestRunPod):
             assert bucket.secret is not None
             rig.secrets = (KEY, bucket.secret.reveal())
             yield rig
+
+    def test_a_result_that_is_gone_says_so(
+        self, rig: Rig, one: Backend, opened: Any, told: Any
+    ) -> None:
+        """It is not gone: what RunPod has forgotten the bucket has."""
+        rig.play(Scene.EXPIRED)
+        assert isinstance(rig, RunPodRig)
+        handle = one.submit(self.work(), Deadline(60))
+        eventually(rig.ended)
+        later = opened(None, handle.target)
+        result = self.follow(later, handle, told)
+        assert bytes(self.fetch(later, handle, result).data) == CONTENT
 
     def test_a_stored_result_is_found_followed_and_fetched_by_anybody_with_the_bucket(
         self, rig: Rig, opened: Any, told: Any

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -34,6 +35,7 @@ from pennyreel_contract import Artifact, Result
 
 QUEUE_WARN_S = (20.0, 120.0, 600.0)
 CONFIRM_S = 20.0
+_FORGOTTEN = frozenset({Code.RESULT_EXPIRED.value, Code.JOB_GONE.value})
 
 
 class RunPodBackend:
@@ -143,10 +145,17 @@ class RunPodBackend:
     def follow(
         self, handle: Handle, *, on_event: OnEvent, deadline: Deadline, cancel: CancelToken
     ) -> Result:
-        """Poll until the job ends."""
+        """Poll until the job ends; what RunPod has forgotten by then the bucket may have."""
         if handle.remote_id == stored.ID:
             return stored.result(self._s3, handle)
-        return Follower(self, handle, on_event, deadline, cancel).run()
+        try:
+            return Follower(self, handle, on_event, deadline, cancel).run()
+        except PennyreelError as problem:
+            if self._s3 is None or problem.code not in _FORGOTTEN:
+                raise
+            with suppress(PennyreelError):
+                return stored.result(self._s3, handle)
+            raise
 
     def fetch(
         self,

@@ -19,6 +19,7 @@ from pennyreel.backends.base import Backend, Work
 from pennyreel.config import Settings
 from pennyreel.errors import (
     BadRequest,
+    JobFailed,
     OutcomeUnknown,
     PennyreelError,
     SetupNeeded,
@@ -49,6 +50,8 @@ class Suite:
     keys: ClassVar[Mapping[str, str]] = {}
     """Field of Settings -> the variable that sets it; opening without it has to name that. Another
     package's backend, which has no field there, writes the variable twice."""
+    gone: ClassVar[type[PennyreelError]] = JobFailed
+    """Of a job that it no longer knows; OutcomeUnknown where it may never have run."""
     lacks: ClassVar[Mapping[Scene, str]] = {}
     """Scenes that this API cannot play, and why."""
 

@@ -45,10 +45,11 @@ class Fetching(Suite):
         rig.play(Scene.EXPIRED)
         handle = one.submit(self.work(), Deadline(LONG_S))
         later = opened(None, handle.target)
-        with self.raises(told, JobFailed) as caught:
+        with self.raises(told, self.gone) as caught:
             result = self.follow(later, handle, told)
             self.fetch(later, handle, result)
-        assert caught.value.code == "result_expired"
+        code = "result_expired" if self.gone is JobFailed else "job_gone"
+        assert caught.value.code == code
         assert not caught.value.retryable
 
     @plays(Scene.ELSEWHERE)
