@@ -18,7 +18,7 @@ from pennyreel.money.ledger import Ledger
 from pennyreel.money.records import Labels
 from pennyreel.routing.decision import Decision, Verdict
 from pennyreel.routing.explain import headline, time_text
-from pennyreel.routing.facts import Facts, Place, Rules, Spent
+from pennyreel.routing.facts import Place, Rules, Spent
 from pennyreel.routing.machine import Option
 from pennyreel.routing.quote import Quote, better_text, quote
 from pennyreel.survey import Opener, Survey
@@ -31,7 +31,6 @@ class Plan:
     """What was decided for a job, from what, and what follows for the router."""
 
     quoted: Quote
-    facts: list[Facts]
     options: list[Option]
     allowed: Allowed
     anywhere: bool
@@ -91,7 +90,7 @@ class Planner:
         caps = routes.caps_of(rules)
         allowed = Allowed(priced, caps, rules.allow_unknown_price, rules.cost_limit)
         anywhere = rules.forced is None and rules.kinds is None and not rules.private
-        return Plan(quoted, facts, options, allowed, anywhere)
+        return Plan(quoted, options, allowed, anywhere)
 
     def catalog(self) -> Catalog:
         """Return the prices."""

@@ -286,7 +286,8 @@ def _rank(facts: Facts, case: Case) -> tuple[Any, ...]:
     cost = math.inf if facts.price.likely is None else facts.price.likely
     most = math.inf if facts.price.high is None else facts.price.high
     time = math.inf if facts.seconds is None else facts.seconds.likely
-    usual = (cost, most, time, -(facts.success or 0.0), -facts.abilities.quality, facts.key)
+    well = 1.0 if facts.success is None else facts.success  # a new one has failed nobody
+    usual = (cost, most, time, -well, -facts.abilities.quality, facts.key)
     weak = facts.fit.weak
     if policy is Policy.FASTEST:
         return (weak, time, *usual)
