@@ -77,6 +77,14 @@ def test_a_job_dropped_from_the_queue_costs_a_start_at_most_and_another_has_it(
     assert scene.books.strict.costs == {0: cost, 1: 700}, "unseen, it may have run"
 
 
+def test_a_job_that_its_backend_has_forgotten_is_not_looked_for_again() -> None:
+    a = ScriptedBackend("a", follows=[fails(Code.JOB_GONE, "it knows no such job")])
+    scene = Scene(a, ScriptedBackend("b"), books=Books(A, B))
+    assert scene.driver.run().outcome is Outcome.UNKNOWN
+    assert a.log == ["submit", "follow"]
+    assert scene.books.strict.costs == {0: 1000}, "it may have run"
+
+
 def test_a_refusal_for_good_moves_on_and_is_told() -> None:
     a = ScriptedBackend("a", submits=[fails(Code.BAD_REQUEST, "no such size")])
     scene = Scene(a, ScriptedBackend("b"), books=Books(A, B))

@@ -146,7 +146,7 @@ def gone(turn: Turn, event: Gone) -> None:
         fetch_later(turn, attempt, again, event.at, event.jitter)
     elif attempt.stage is Stage.STOPPING and rules.asks_again_to_stop(turn.job, attempt):
         _stop_again(turn, attempt, event.at, event.jitter)
-    elif attempt.stage is Stage.ACCEPTED and attempt.looks < turn.job.rules.looks:
+    elif rules.looks_again(turn.job, attempt, event.trouble):
         looks = attempt.looks + 1
         pause = rules.pause_s(turn.job.rules, looks, event.jitter, event.trouble.retry_after_s)
         turn.tell(f"{turn.option(attempt.n).key}: {event.trouble.text}; looking again", n=event.n)

@@ -153,6 +153,12 @@ def runs_until(job: Job, attempt: Attempt) -> float:
     return next(known, 0.0) + job.options[attempt.n].deadline_s
 
 
+def looks_again(job: Job, attempt: Attempt, trouble: Trouble) -> bool:
+    """Whether a backend that fell silent is asked again; not one that has forgotten the job."""
+    forgotten = trouble.code == Code.JOB_GONE.value
+    return attempt.stage is Stage.ACCEPTED and not forgotten and attempt.looks < job.rules.looks
+
+
 def asks_again_to_stop(job: Job, attempt: Attempt) -> bool:
     """Whether to repeat a cancel that was not confirmed."""
     return job.options[attempt.n].cancels and attempt.stops < job.rules.stops
