@@ -147,7 +147,8 @@ class Api:
         """Hold the request as `Prefer` asks; by real time, for the injected clock may stand."""
         if prefer is None:
             return False
-        until = time.monotonic() + float(prefer.partition("=")[2] or 60)
+        asked = float(prefer.partition("=")[2] or 60)
+        until = time.monotonic() + min(asked, self._store.config.hold_s)
         while self._store.status(made) not in FINAL:
             if time.monotonic() >= until:
                 return False

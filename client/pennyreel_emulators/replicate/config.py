@@ -82,6 +82,8 @@ class Config:
     # Cancel-After, by the API's reference: 5 seconds at least, counted from the creation.
     cancel_after_min_s: float = 5.0
     page: int = 100
+    # How long a request is held at most, whatever `Prefer` asks for.
+    hold_s: float = 60.0
     # The prefix of output URLs; "" = the emulated origin's own address. With Replicate's own one,
     # a test's transport has to lead there.
     delivery_url: str = ""
