@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from pennyreel import localcomfy
 from pennyreel.backends import registry
-from pennyreel.backends.base import Backend
+from pennyreel.backends.base import COMFY, Backend
 from pennyreel.config import Settings, dev_stack, is_loopback, marked
 from pennyreel.errors import PennyreelError
 from pennyreel.fleet.devices import Devices, detect, fits
@@ -27,7 +27,7 @@ from pennyreel.money.estimates import Hint, Sample, Seconds
 from pennyreel.money.ledger import Ledger
 from pennyreel.money.pricing import clip_price, metered, price
 from pennyreel.money.records import Labels
-from pennyreel.need import Abilities, Need, Unit, Usage
+from pennyreel.need import Need, Unit, Usage
 from pennyreel.provision import stock
 from pennyreel.routing.breaker import Breaker
 from pennyreel.routing.breakers import Breakers
@@ -57,10 +57,7 @@ _FITS = {
     "none": Fit.CPU,
     "unknown": Fit.UNKNOWN,
 }
-_ANYTHING = Abilities(
-    kinds=frozenset({"video", "image", "audio", "model3d", "text", "file"}),
-    workflows=True, prompts=True, image_input=True, lora=True, negative_prompt=True, seed=True,
-)  # fmt: skip
+_ANYTHING = replace(COMFY, prompts=True)
 """Of a backend that cannot be opened, and whose class does not tell what it could do."""
 
 _ELSEWHERE = ", or use another backend: pennyreel doctor"

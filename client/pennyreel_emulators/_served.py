@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Served:
+class Served(ABC):
     """Starts and ends with `with`, or by `start` and `close`. Subclasses say what is served."""
 
     _thread_name: ClassVar[str] = "emulated"
@@ -69,9 +70,9 @@ class Served:
         if failure is not None:
             raise failure
 
+    @abstractmethod
     def _serving(self) -> AbstractAsyncContextManager[None]:
         """Return what requests are answered within."""
-        raise NotImplementedError
 
     async def _work(self, closing: asyncio.Event) -> None:
         """Do what there is to do besides, until it is to close."""

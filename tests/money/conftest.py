@@ -17,7 +17,7 @@ from pennyreel.money.ledger import Ledger
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """PENNYREEL_HOME, empty; nothing of this machine's own settings is seen."""
     for name in list(os.environ):
-        if name.startswith(("PENNYREEL_", "PG")):
+        if name.startswith(("PENNYREEL_", "RUNPOD_", "PG")) or "proxy" in name.lower():
             monkeypatch.delenv(name)
     monkeypatch.setenv("PENNYREEL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PENNYREEL_CONFIG", os.devnull)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,16 +31,6 @@ def tells(endpoint: object = ENDPOINT, status: int = 200) -> Callable[[Request],
         return Reply(status, body=endpoint)
 
     return script
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(os.environ):
-        if name.startswith(("PENNYREEL_", "RUNPOD_")) or "proxy" in name.lower():
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PENNYREEL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PENNYREEL_CONFIG", os.devnull)
-    return tmp_path / "home"
 
 
 @pytest.fixture

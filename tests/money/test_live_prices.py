@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -46,16 +45,6 @@ GPUS = [
 def runpod(reply: Reply | None) -> Iterator[Scripted]:
     with Scripted(lambda _: reply) as server:
         yield server
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in list(os.environ):
-        if name.startswith(("PENNYREEL_", "RUNPOD_")) or "proxy" in name.lower():
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PENNYREEL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PENNYREEL_CONFIG", os.devnull)
-    return tmp_path / "home"
 
 
 def settings(url: str) -> Settings:

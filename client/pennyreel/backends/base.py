@@ -33,8 +33,16 @@ OnEvent = Callable[[JobEvent], None]
 QUEUE_S = 3600.0
 """How long a job may wait for a worker at most, before its running time begins."""
 
-COMFY_KINDS = frozenset({"image", "video", "audio", "model3d", "text", "file"})
-"""What comes out of a ComfyUI graph."""
+COMFY = Abilities(
+    kinds=frozenset({"image", "video", "audio", "model3d", "text", "file"}),
+    workflows=True,
+    image_input=True,
+    lora=True,
+    negative_prompt=True,
+    seed=True,
+    cancels=True,
+)
+"""What any ComfyUI can do, wherever it runs."""
 
 
 @dataclass(frozen=True)

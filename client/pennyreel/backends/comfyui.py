@@ -22,7 +22,7 @@ from pennyreel.backends._comfyui_files import fetch
 from pennyreel.backends._comfyui_inputs import upload
 from pennyreel.backends._comfyui_lacks import lacking
 from pennyreel.backends._comfyui_results import artifacts, device, lost_images, ran_s, told
-from pennyreel.backends.base import COMFY_KINDS, LACKS_S, OnEvent, Work, unsent, untold
+from pennyreel.backends.base import COMFY, LACKS_S, OnEvent, Work, unsent, untold
 from pennyreel.config import COMFYUI_URL, S3, Settings, is_loopback, key_may_travel, well_formed
 from pennyreel.errors import Code, OutcomeUnknown, PennyreelError, SetupNeeded, error
 from pennyreel.need import Abilities, Lacks, Need, Unit, Usage
@@ -110,17 +110,7 @@ class ComfyBackend:
         It knows our prompts' ids, so an attempt can be looked up. It does not replay: the same
         prompt sent again is queued again.
         """
-        return Abilities(
-            kinds=COMFY_KINDS,
-            workflows=True,
-            image_input=True,
-            lora=True,
-            negative_prompt=True,
-            seed=True,
-            cancels=True,
-            looks_up=True,
-            private=is_loopback(self.target),
-        )
+        return replace(COMFY, looks_up=True, private=is_loopback(self.target))
 
     def lacks(self, need: Need) -> Lacks | None:
         """Ask it for its node classes and model files; None where it does not say."""

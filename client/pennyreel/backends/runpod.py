@@ -24,7 +24,7 @@ from pennyreel.backends import _runpod_request as request
 from pennyreel.backends import _runpod_stored as stored
 from pennyreel.backends._runpod_api import MAX_REQUEST_BYTES, JobGone, Pause, RunPodApi
 from pennyreel.backends._runpod_follow import FINAL, Follower, counts, summary
-from pennyreel.backends.base import COMFY_KINDS, OnEvent, Work, pause
+from pennyreel.backends.base import COMFY, OnEvent, Work, pause
 from pennyreel.backends.polling import DOWN_GRACE_S
 from pennyreel.config import RUNPOD_URL, S3, Secret, Settings, dev_stack, is_loopback
 from pennyreel.errors import Code, PennyreelError, error
@@ -42,18 +42,7 @@ class RunPodBackend:
     """One endpoint."""
 
     name = "runpod"
-    could = Abilities(
-        kinds=COMFY_KINDS,
-        workflows=True,
-        image_input=True,
-        lora=True,
-        negative_prompt=True,
-        seed=True,
-        ends_late=True,
-        cancels=True,
-        looks_up=True,
-        private=True,
-    )
+    could = replace(COMFY, ends_late=True, looks_up=True, private=True)
 
     def __init__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from client.test_localcomfy import install_fake
 from comfy.models.library import Library, safetensors, sha256
 from fakes import comfyui as fake_comfyui
 from pennyreel import localcomfy
-from pennyreel.cli.app import run
 from pennyreel_comfy.models import Entry
 from pennyreel_comfy.models.manifest import written
 
@@ -30,35 +28,6 @@ def workflow(model: str = MODEL, **more: str) -> dict[str, Any]:
         "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "a"}},
     }
     return nodes | {key: {"class_type": kind, "inputs": {}} for key, kind in more.items()}
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command printed and how it exited."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Cli = Callable[..., Ran]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    """A command in this process; nobody sits at its terminal."""
-
-    def call(*args: object) -> Ran:
-        capsys.readouterr()
-        code = run([str(a) for a in args])
-        seen = capsys.readouterr()
-        return Ran(code, seen.out, seen.err)
-
-    return call
 
 
 @pytest.fixture

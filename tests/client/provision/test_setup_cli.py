@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from client.provision.conftest import DATA, MODEL, Cli, workflow
+from client.commands import Cli
+from client.provision.conftest import DATA, MODEL, workflow
 from client.routing.conftest import ended, started
 from comfy.models.library import Library, safetensors, sha256
 from fakes.comfyui import FakeComfy

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from client.provision.conftest import MODEL, Cli, workflow
+from client.commands import Cli
+from client.provision.conftest import MODEL, workflow
 from client.support import GRAPH
 from fakes.comfyui import FakeComfy
 from pennyreel import Client, SetupNeeded, localcomfy
