@@ -190,7 +190,9 @@ def _cancelled(job: Following) -> None:
         "interrupted; the job was stopped"
         if confirmed
         else "interrupted; it is not known whether the job stopped",
-        hint=None if confirmed else f"Try again: {again}",
+        hint="Nothing of it runs any more: send it again when you like."
+        if confirmed
+        else f"Try again: {again}",
         detail={"handle": str(job.handle), "confirmed_stopped": confirmed},
     ) from None
 
