@@ -21,6 +21,7 @@ from pennyreel.planning import Learner, Plan
 from pennyreel.routed import CLAIM_S, Parts, RoutedJob
 from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.machine import Ask, Option, Stage
+from pennyreel.routing.pacing import Pace
 from pennyreel.routing.quote import Quote
 from pennyreel.spool import Held, Order
 from pennyreel.survey import Opener
@@ -221,14 +222,16 @@ class Dispatch(Kept):
         if plan is not None:
             books.begin(job_id, plan.options, plan.allowed)
         decision = routes.decision_in(self.ledger.decisions(job_id)) if plan is None else None
+        kept_as = partial(marked, self._settings)
         parts = Parts(
             ledger=self.ledger,
             books=books,
             breakers=Breakers(
                 self.ledger,
-                kept_as=partial(marked, self._settings),
+                kept_as=kept_as,
                 named=order.terms.get("backend") or self._settings.backend,
             ),
+            pace=Pace(self.ledger, self._settings.moves_per_minute, kept_as=kept_as),
             backends=_Backends(self._fresh),
             spool=self._spool,
             held=held,

@@ -21,6 +21,7 @@ from pennyreel.routing.driver import Driver, Ended, Left
 from pennyreel.routing.failures import failure, left
 from pennyreel.routing.machine import Ask, Option, Outcome
 from pennyreel.routing.machine import Told as RouterTold
+from pennyreel.routing.pacing import Pace
 from pennyreel.routing.ports import Backends, Ears, Order, Price
 from pennyreel.spool import Held, Spool
 from pennyreel.types import Artifact, Attempt, Handle, JobEvent, RunResult
@@ -48,6 +49,7 @@ class Parts:
     ledger: Ledger
     books: LedgerBooks
     breakers: Breakers
+    pace: Pace
     backends: Backends
     spool: Spool
     held: Held
@@ -208,6 +210,7 @@ class RoutedJob:
             books=parts.books,
             backends=parts.backends,
             breakers=parts.breakers,
+            pace=parts.pace,
             ears=ears,
         )
 

@@ -77,6 +77,7 @@ def options_of(
         for key, agreed in keys
     ]
     quick = decision.policy == Policy.FASTEST.value
+    options = [replace(o, stands_in=_stands_in(o, decision, known)) for o in options]
     options = [
         replace(option, retry_s=_retry_s(option, options[n + 1 :], quick=quick))
         for n, option in enumerate(options)
@@ -138,6 +139,17 @@ def _reserve(facts: Facts, decision: Decision, deadline_s: float) -> int:
         return limit or 0
     late = 0 if facts.meter is None else facts.meter.microusd(deadline_s)
     return most if limit is not None and late > limit else max(most, late)
+
+
+def _stands_in(option: Option, decision: Decision, known: Mapping[str, Facts]) -> bool:
+    """Whether one that costs no more has done jobs lately, and is down: its jobs come here."""
+    down = (
+        c
+        for c in decision.candidates
+        if c.verdict is Verdict.BREAKER_OPEN
+        or (c.verdict is Verdict.UNAVAILABLE and known[c.key].success is not None)
+    )
+    return any((c.price.high or 0) <= option.reserve_microusd for c in down if c.key != option.key)
 
 
 def _retry_s(option: Option, later: Sequence[Option], *, quick: bool) -> float:

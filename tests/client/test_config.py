@@ -34,7 +34,7 @@ def test_each_setting_can_be_set_in_the_environment_and_in_the_file(
     field = FIELDS[name]
     section, _, key = field.toml.rpartition(".")
     head = f"[{section}]\n" if section else ""
-    kinds = {"url": "https://some.example/value", "flag": "yes", "amount": "0.07"}
+    kinds = {"url": "https://some.example/value", "flag": "yes", "amount": "0.07", "count": "7"}
     value = kinds.get(field.kind, "/some/value")
     by_file = config.load(write(tmp_path, f'{head}{key} = "{value}"\n'))
     by_env = config.load({**write(tmp_path, ""), field.env: value})
@@ -141,6 +141,7 @@ def test_an_address_that_is_no_url_is_named_and_not_quoted(url: str) -> None:
         ("PENNYREEL_DAY_LIMIT", "none", '[policy]\nday_limit = "none"', ("none", "none")),
         ("PENNYREEL_PRIVATE", "yes", "[policy]\nprivate = true", (True, True)),
         ("PENNYREEL_PRIVATE", "0", "[policy]\nprivate = false", (False, False)),
+        ("PENNYREEL_MOVES_PER_MINUTE", " 7 ", "[policy]\nmoves_per_minute = 0", (7, 0)),
         ("PENNYREEL_ON", "local, own", '[policy]\non = ["local", "own"]', (("local", "own"),) * 2),
         ("PENNYREEL_FORBID", "veo,gemini", '[policy]\nforbid = "veo, gemini"',
          (("veo", "gemini"),) * 2),
@@ -161,6 +162,8 @@ def test_terms_are_read_from_the_environment_and_in_the_files_own_types(
         ("PENNYREEL_MAX_COST", "none", '[policy]\nmax_cost = "none"'),
         ("PENNYREEL_DAY_LIMIT", "-1", "[policy]\nday_limit = nan"),
         ("PENNYREEL_PRIVATE", "maybe", "[policy]\nprivate = 2"),
+        ("PENNYREEL_MOVES_PER_MINUTE", "-1", "[policy]\nmoves_per_minute = true"),
+        ("PENNYREEL_MOVES_PER_MINUTE", "10001", "[policy]\nmoves_per_minute = 1.5"),
         ("PENNYREEL_ON", "", "[policy]\non = 5"),
         ("PENNYREEL_FORBID", "", "[policy]\nforbid = [5]"),
     ],

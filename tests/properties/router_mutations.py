@@ -99,6 +99,25 @@ def _aside(*, back: bool) -> Mutation:
     return lambda patch: patch.setattr(sending, "_set_aside", set_aside)
 
 
+def _who_waits_in_line_is_passed_over(patch: pytest.MonkeyPatch) -> None:
+    def in_line(t: Any, event: Any) -> None:
+        attempt = t.answered(event.n, event.call, "reserve")
+        if attempt is not None:
+            t.put(attempt, stage=Stage.SKIPPED, awaits="", until=event.until)
+            moves.go_on(t, event.at)
+
+    patch.setitem(_STEP._HANDLERS, step_events("InLine"), in_line)
+
+
+def _turns_are_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    def in_line(t: Any, event: Any) -> None:
+        attempt = t.answered(event.n, event.call, "reserve")
+        if attempt is not None:
+            t.wait(attempt, "line", event.at)
+
+    patch.setitem(_STEP._HANDLERS, step_events("InLine"), in_line)
+
+
 def _late_success_ignored(patch: pytest.MonkeyPatch) -> None:
     original = following.succeeded
 
@@ -169,6 +188,9 @@ MUTATIONS: dict[str, Mutation] = {
     "what was set aside is not come back to": _aside(back=False),
     "what was set aside is asked again at once": _aside(back=True),
     "what failed does not count towards the job's limit": _rule("affordable", _always),
+    "who moves is let in at once": _rule("moved", _never),
+    "who waits in line is passed over": _who_waits_in_line_is_passed_over,
+    "turns are not waited for": _turns_are_not_waited_for,
     "a submit is not written down": _unrecorded,
     "a submit is written down afterwards": _sent_before_written,
     "an unknown attempt costs nothing": _settled(

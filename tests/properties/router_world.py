@@ -11,7 +11,7 @@ from typing import Any
 from pennyreel.routing.machine import effects as do
 from pennyreel.routing.machine import events as ev
 from pennyreel.routing.machine import resume, step
-from pennyreel.routing.machine.states import Job, Option, Outcome, Rules, Stage, Trouble
+from pennyreel.routing.machine.states import Attempt, Job, Option, Outcome, Rules, Stage, Trouble
 from properties.router_books import Books, OverLimit
 from properties.router_remote import (
     BAD,
@@ -47,6 +47,7 @@ class Tally:
     late: int = 0
     asked: int = 0
     returns: int = 0
+    turns: int = 0
     had_to_succeed: int = 0
     outcomes: dict[str, int] = field(default_factory=dict)
 
@@ -61,6 +62,7 @@ class Tally:
         self.late += world.late
         self.asked += world.asked
         self.returns += world.books.returns
+        self.turns += world.turns
         self.had_to_succeed += world.must_succeed()
         name = world.books.outcome.value if world.books.outcome else "none"
         self.outcomes[name] = self.outcomes.get(name, 0) + 1
@@ -70,7 +72,7 @@ class Tally:
         return (
             f"{self.histories} histories: {self.moved} jobs moved ({self.moves} moves), "
             f"{self.crashes} crashes, {self.lies} lies, {self.late} late successes, "
-            f"{self.asked} questions, {self.returns} returns; {ends}; "
+            f"{self.asked} questions, {self.returns} returns, {self.turns} turns; {ends}; "
             f"{self.had_to_succeed} had to succeed and did"
         )
 
@@ -95,6 +97,9 @@ class World:
         self.agreeable = r.random() < 0.4
         self.unkind_storage = r.choice([0.0, 0.0, 0.3])
         self.blocking = r.choice([0.0, 0.0, 0.3])
+        self.crowded = r.choice([0.0, 0.0, 0.5])
+        self.in_line: dict[int, float] = {}
+        self.turns = 0
         self.doubles = r.choice([0.0, 0.1, 0.3])
         self.crash_chance = r.choice([0.0, 0.0, 0.03, 0.1])
         self.crashes_left, self.crashes, self.crash_at = 4, 0, crash_at
@@ -176,6 +181,10 @@ class World:
         for word in self.words:
             word.not_before = 0.0  # nor is how long a backend wanted to be left alone
         self.made = False
+        self.in_line.clear()  # nor is its place in the line
+
+    def _attempts(self) -> tuple[Attempt, ...]:
+        return () if self.job is None else self.job.attempts
 
     def _resume(self) -> tuple[Job, tuple[do.Effect, ...]]:
         return resume(self.books.record(), self.now, self.random.random())
@@ -194,6 +203,14 @@ class World:
     # -- effects -------------------------------------------------------------------------------
 
     def reserve(self, e: do.Reserve) -> None:
+        assert self.now >= self.in_line.pop(e.n, 0.0), "its turn has come"
+        elsewhere = e.option.stands_in or any(a.n != e.n for a in self._attempts())
+        assert e.moved == (elsewhere and e.option.reserve_microusd > 0), "who moves is told"
+        if e.moved and self.random.random() < self.crowded:
+            self.turns += 1
+            self.in_line[e.n] = self.now + self.random.choice([1.0, 40.0, 300.0])
+            self._later(ev.InLine(e.n, e.call, self.in_line[e.n], self.now), 0.01)
+            return
         if self.random.random() < self.blocking:
             self.blocked.add(e.n)
             until = self.now + self.random.choice([5.0, 50.0, 500.0])
@@ -237,6 +254,7 @@ class World:
 
     def _may_submit(self, n: int) -> None:
         """The heart of it: what must hold at the moment of each submit."""
+        assert not self.in_line, "nothing else is sent while it waits for its turn"
         assert self.books.attempts[n].stage is Stage.SENDING, "written down before it is sent"
         assert n in self.books.costs, "its money is held"
         assert n not in self.books.settled, "its money is held still"
@@ -601,6 +619,7 @@ def _option(r: Random, n: int) -> Option:
         looks_up=r.random() < 0.5,
         replays=r.random() < 0.3,
         consented=r.random() < 0.85,
+        stands_in=r.random() < 0.1,
         engine="comfyui",
     )
 

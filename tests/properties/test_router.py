@@ -47,6 +47,7 @@ def test_no_history_of_two_thousand_is_paid_twice(capsys: pytest.CaptureFixture[
     assert tally.crashes > 100
     assert tally.lies > 10
     assert tally.returns > 3, "what was set aside is come back to"
+    assert tally.turns > 100, "jobs that move wait for their turn"
     assert set(tally.outcomes) == {o.value for o in Outcome}, "every end is seen"
 
 

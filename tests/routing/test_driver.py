@@ -9,11 +9,13 @@ import pytest
 
 from pennyreel.errors import Code, JobFailed, OutcomeUnknown, Unavailable, error
 from pennyreel.need import Unit, Usage
+from pennyreel.routing.breaker import Limits
+from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.driver import Left
 from pennyreel.routing.failures import failure
 from pennyreel.routing.machine import Option, Outcome, Rules, Stage
 from pennyreel.types import Queued, Started
-from routing.support import QUICK, Books, Cell, Scene, ScriptedBackend, fails
+from routing.support import QUICK, Books, Cell, Scene, ScriptedBackend, fails, fine
 
 A = Option("a", reserve_microusd=1000, cancels=True, looks_up=True)
 B = Option("b", reserve_microusd=2000, cancels=True, engine="other")
@@ -75,6 +77,24 @@ def test_a_job_dropped_from_the_queue_costs_a_start_at_most_and_another_has_it(
     scene = Scene(a, ScriptedBackend("b"), books=Books(woken, B))
     assert scene.driver.run().winner == B
     assert scene.books.strict.costs == {0: cost, 1: 700}, "unseen, it may have run"
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_a_return_that_the_jobs_limit_does_not_cover_any_more_is_asked_about(agree: bool) -> None:
+    busy = fails(Code.RATE_LIMITED, "429", detail={"retry_after_s": 0.03})
+    a = ScriptedBackend("a", submits=[busy, fine])
+    b = ScriptedBackend("b", follows=[fails(Code.OUT_OF_MEMORY)])
+    c = ScriptedBackend("c", follows=[fails(Code.OUT_OF_MEMORY)])
+    first = replace(A, reserve_microusd=1500, retry_s=0.0)
+    others = [Option(name, reserve_microusd=500, engine=name) for name in "bc"]
+    scene = Scene(a, b, c, books=Books(first, *others))
+    scene.books.strict.most = 2000
+    scene.driver._breakers = Breakers(scene.cell, Limits(base_s=0.01))
+    scene.agree = agree
+    ended = scene.driver.run()
+    assert [ask.n for ask in scene.asked] == [0]
+    assert ended.outcome is (Outcome.DONE if agree else Outcome.FAILED)
+    assert a.log.count("submit") == (2 if agree else 1)
 
 
 def test_a_job_that_its_backend_has_forgotten_is_not_looked_for_again() -> None:
@@ -150,6 +170,7 @@ BROKEN = fails(Code.OUT_OF_MEMORY, "too little memory")
 def over_the_limit(*, agree: bool) -> Scene:
     scene = Scene(ScriptedBackend("a", follows=[BROKEN]), ScriptedBackend("b"), books=Books(A, B))
     scene.books.strict.most = 2500  # a counts as 1000, and b may cost 2000
+    scene.driver._breakers = Breakers(scene.cell, Limits(base_s=0.01))
     scene.agree = agree
     return scene
 

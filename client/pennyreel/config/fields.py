@@ -11,7 +11,7 @@ class Field(NamedTuple):
     env: str
     toml: str
     kind: str
-    """path, text, secret, url; flag (yes or no), amount (dollars), names (several, by commas)."""
+    """path, text, secret, url; flag (yes or no), amount (dollars), count, names (by commas)."""
     help: str
     choices: tuple[str, ...] = ()
     """The only values that `pennyreel config set` takes; () = any."""
@@ -45,6 +45,12 @@ FIELDS: dict[str, Field] = {
         "PENNYREEL_ON", "policy.on", "names", "only on machines that are local,own,rented,hosted"
     ),
     "forbid": Field("PENNYREEL_FORBID", "policy.forbid", "names", "backends that get no job"),
+    "moves_per_minute": Field(
+        "PENNYREEL_MOVES_PER_MINUTE",
+        "policy.moves_per_minute",
+        "count",
+        "jobs that may move to one paid backend in a minute; 0 = no limit",
+    ),
     "project": Field(
         "PENNYREEL_PROJECT", "labels.project", "text", "costs are added up under this name"
     ),

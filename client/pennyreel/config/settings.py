@@ -32,6 +32,7 @@ class Settings:
     private: bool | None = None
     places: tuple[str, ...] | None = None
     forbid: tuple[str, ...] | None = None
+    moves_per_minute: int = 30
     project: str | None = None
     user: str | None = None
     out_dir: Path = Path("pennyreel-output")

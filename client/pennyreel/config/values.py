@@ -102,6 +102,17 @@ def _amount(value: Any, place: str) -> str:
     return text
 
 
+def _count(value: Any, place: str) -> int:
+    text = str(value).strip()
+    if type(value) is bool or not (text.isascii() and text.isdigit()) or int(text) > _MOST_COUNT:
+        raise error(
+            Code.NOT_CONFIGURED,
+            f"{place} is no number from 0 to {_MOST_COUNT}: {text[:40]!r}",
+            hint=f"Write {place} like 30.",
+        )
+    return int(text)
+
+
 def _names(value: Any, place: str) -> tuple[str, ...]:
     """Return several names, from a text with commas or a list."""
     several = value.split(",") if isinstance(value, str) else value
@@ -114,12 +125,18 @@ def _names(value: Any, place: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one.strip() for one in several if one.strip()))
 
 
-_READ: dict[str, Callable[[Any, str], Any]] = {"flag": _flag, "amount": _amount, "names": _names}
+_READ: dict[str, Callable[[Any, str], Any]] = {
+    "flag": _flag,
+    "amount": _amount,
+    "count": _count,
+    "names": _names,
+}
 _FLAGS = {"yes": True, "true": True, "on": True, "1": True,
           "no": False, "false": False, "off": False, "0": False}  # fmt: skip
 _ENDLESS = {"day_limit", FIELDS["day_limit"].env, FIELDS["day_limit"].toml}
 """Places where `none` is a limit too: that there is none."""
 _MOST_USD = 1_000_000
+_MOST_COUNT = 10_000
 
 
 def unknown(name: str, known: Mapping[str, Any], where: str) -> Exception:

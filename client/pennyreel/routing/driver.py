@@ -24,6 +24,7 @@ from pennyreel.routing.machine import effects as do
 from pennyreel.routing.machine import events as ev
 from pennyreel.routing.machine import resume, rules, step
 from pennyreel.routing.machine.states import Job, Option, Outcome, Trouble
+from pennyreel.routing.pacing import Pace
 from pennyreel.routing.ports import Backends, Books, Clock, Ears, Order, RealClock
 from pennyreel.types import Handle
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -71,12 +72,13 @@ class Driver:
         books: Books,
         backends: Backends,
         breakers: Breakers,
+        pace: Pace | None = None,
         ears: Ears | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Keep all of it; the books have the job's record, with its options."""
         self._job_id, self._order, self._books = job_id, order, books
-        self._backends, self._breakers = backends, breakers
+        self._backends, self._breakers, self._pace = backends, breakers, pace
         self._secrets = order.work.secrets()
         self._ears, self._clock = ears or Ears(), clock or RealClock()
         self._events: queue.SimpleQueue[ev.Event | _Leave] = queue.SimpleQueue()
@@ -171,12 +173,15 @@ class Driver:
     # -- effects -------------------------------------------------------------------------------
 
     def reserve(self, e: do.Reserve) -> None:
-        """Ask the breaker, then the budget."""
+        """Ask the breaker, then for a turn, then the budget."""
         now, key, token = self._clock.now(), e.option.key, self._token(e.n)
         admitted = self._breakers.admit(key, token, now)
         if not admitted.allowed:
             cooling = blocked(e.option, admitted, now)
             self._events.put(ev.Blocked(e.n, e.call, admitted.until, now, cooling))
+            return
+        if not self._its_turn(e, now):
+            self._breakers.released(key, token)
             return
         try:
             self._books.reserve(self._job_id, e.n, e.option, new_attempt_id())
@@ -185,6 +190,19 @@ class Driver:
             self._events.put(ev.OverBudget(e.n, e.call, hearing.trouble(problem), now))
             return
         self._events.put(ev.Reserved(e.n, e.call, self._clock.now()))
+
+    def _its_turn(self, e: do.Reserve, now: float) -> bool:
+        """Whether a job that moves may go there now; else it is told when."""
+        if self._pace is None or not e.moved:
+            return True
+        turn = self._pace.turn(e.option.key, now, e.option.patience_s)
+        if turn.given and turn.at <= now:
+            return True
+        told: ev.Event = ev.InLine(e.n, e.call, turn.at, now)
+        if not turn.given:
+            told = ev.Blocked(e.n, e.call, turn.at, now, self._pace.full(turn, now))
+        self._events.put(told)
+        return False
 
     def write(self, e: do.Write) -> None:
         """Keep it."""

@@ -125,6 +125,26 @@ def test_where_the_first_fails_the_second_makes_it(
     assert cli("why", job.job_id[:10]).code == 0
 
 
+def test_of_many_jobs_that_move_each_waits_for_its_turn(
+    replicate: ReplicatePlatform,
+    ledger: Ledger,
+    cli: Callable[..., Ran],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PENNYREEL_MOVES_PER_MINUTE", "1")
+    _refused(replicate)
+    send = ("generate", "a boat", "--policy", ONE["policy"], "--max-cost", "1")
+    assert cli(*send).code == 0
+    late = cli(*send, "--timeout", "1")
+    assert late.code != 0
+    assert "second:there: many jobs move there; its turn is in" in late.err
+    waited = ledger.jobs()[0]
+    assert [a.backend for a in waited.attempts] == ["replicate"]
+    assert (waited.reserved, waited.state) == (0, "cancelled")
+    first_choice = cli("generate", "a boat", "--backend", "second", "--max-cost", "1")
+    assert first_choice.code == 0, "who did not move waits for nobody"
+
+
 def test_a_job_that_is_left_has_moved_on_before_its_handle_is_printed(
     replicate: ReplicatePlatform, ledger: Ledger, cli: Callable[..., Ran]
 ) -> None:

@@ -57,6 +57,21 @@ def test_what_needs_a_yes_comes_last_and_only_where_somebody_can_be_asked() -> N
     assert set(priced) == {"replicate", "veo"}
 
 
+def test_what_stands_in_for_one_that_is_down_is_told_from_a_first_choice() -> None:
+    later = time.time() + 60
+    paid = facts("replicate", 18_000)
+    cases = [
+        ((), False),
+        ((facts("runpod", 9_000, breaker_until=later),), True),
+        ((facts("veo", 40_000, breaker_until=later),), False),  # a dearer one
+        ((facts("comfyui", 0, available=False, success=0.9),), True),
+        ((facts("comfyui", 0, available=False),), False),  # it has never done anything
+    ]
+    for others, expected in cases:
+        ((option,), _) = options(paid, *others)
+        assert option.stands_in is expected, others
+
+
 def test_of_an_unknown_price_the_users_limit_is_held() -> None:
     ((option,), priced) = options(
         facts("replicate", None), allow_unknown_price=True, max_cost="0.30"

@@ -12,12 +12,14 @@ from pennyreel.routing.machine.states import Option, Outcome, Stage, Trouble
 class Reserve:
     """Ask the breaker, then hold the money and write the intent in one transaction.
 
-    Answered by Reserved, OverBudget or Blocked.
+    Answered by Reserved, OverBudget, Blocked or InLine.
     """
 
     n: int
     call: int
     option: Option
+    moved: bool = False
+    """The job comes from elsewhere, and pays here: it waits for its turn among all that do."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,16 @@ class Blocked:
 
 
 @dataclass(frozen=True)
+class InLine:
+    """Many jobs move there, and its turn is then; nothing is held."""
+
+    n: int
+    call: int
+    until: float
+    at: float
+
+
+@dataclass(frozen=True)
 class Accepted:
     """The backend has it: the answer to a submit, or to a look-up."""
 
@@ -192,6 +202,7 @@ Event: TypeAlias = (
     Reserved
     | OverBudget
     | Blocked
+    | InLine
     | Accepted
     | NotAccepted
     | Lost

@@ -160,6 +160,8 @@ def drop_all(turn: Turn, at: float) -> None:
     for attempt in tuple(turn.job.alive()):
         if attempt.stage is Stage.RESERVED:
             turn.settle(attempt, Stage.REFUSED, 0)
+        elif attempt.awaits == "line":
+            turn.put(attempt, stage=Stage.SKIPPED, awaits="")
         elif attempt.stage is Stage.ACCEPTED:
             stop(turn, attempt, at)
         elif attempt.stage is Stage.SENDING and attempt.awaits == "pause_send":

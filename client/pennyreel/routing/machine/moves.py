@@ -28,7 +28,8 @@ def go_on(turn: Turn, at: float) -> None:
 def plan(turn: Turn, attempt: Attempt) -> None:
     """Ask for the option's money."""
     planned = turn.call(attempt, "reserve", stage=Stage.PLANNED, until=None, trouble=None)
-    turn.do(Reserve(planned.n, planned.call, turn.option(planned.n)))
+    moved = rules.moved(turn.job, planned.n)
+    turn.do(Reserve(planned.n, planned.call, turn.option(planned.n), moved))
 
 
 def fetch(turn: Turn, at: float) -> None:
@@ -67,8 +68,10 @@ def refuse(turn: Turn, at: float) -> None:
         "Allow it with --max-cost, or answer yes when asked.",
     )
     for n in range(len(turn.job.options)):
-        if not rules.agreed(turn.job, n) and turn.job.find(n) is None:
-            turn.put(Attempt(n), stage=Stage.SKIPPED, trouble=price)
+        known = turn.job.find(n)
+        waits = known is None or known.until is not None
+        if waits and not rules.agreed(turn.job, n):
+            turn.put(known or Attempt(n), stage=Stage.SKIPPED, trouble=price, until=None)
     go_on(turn, at)
 
 
@@ -118,12 +121,15 @@ def _wait_for_a_blocked_one(turn: Turn, at: float) -> None:
         (a.until, a)
         for a in turn.job.attempts
         if a.until is not None and a.blocks < most.blocks and a.until - at <= most.most_s
-        if rules.agreed(turn.job, a.n)
     ]
     if not soon:
         end(turn, _exhausted(turn))
         return
-    until, first = min(soon, key=lambda pair: pair[0])
+    agreed = [pair for pair in soon if rules.agreed(turn.job, pair[1].n)]
+    until, first = min(agreed or soon, key=lambda pair: pair[0])
+    if not agreed:  # what failed since has used up the job's limit
+        _ask(turn, first.n, unknown=False)
+        return
     turn.tell(f"waiting {max(0.0, until - at):.0f} s for {turn.option(first.n).key}", n=first.n)
     turn.wait(first, "block", until, blocks=first.blocks + 1)
 

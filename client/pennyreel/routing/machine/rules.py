@@ -58,6 +58,13 @@ def counted(job: Job) -> int:
     return sum(job.options[a.n].reserve_microusd if a.alive else a.cost for a in job.attempts)
 
 
+def moved(job: Job, n: int) -> bool:
+    """Whether the job pays here because it could not be done elsewhere: others may, too."""
+    option = job.options[n]
+    elsewhere = option.stands_in or any(a.n != n for a in job.attempts)
+    return elsewhere and option.reserve_microusd > 0
+
+
 def busy(job: Job) -> bool:
     """Whether an attempt is alive: then no other may begin."""
     return any(a.alive for a in job.attempts)

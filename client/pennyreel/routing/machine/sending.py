@@ -10,6 +10,7 @@ from pennyreel.routing.machine.effects import LookUp, Submit, Write
 from pennyreel.routing.machine.events import (
     Accepted,
     Blocked,
+    InLine,
     Lost,
     NotAccepted,
     OverBudget,
@@ -54,6 +55,20 @@ def blocked(turn: Turn, event: Blocked) -> None:
     )
     turn.put(attempt, stage=Stage.SKIPPED, awaits="", trouble=why, until=event.until)
     go_on(turn, event.at)
+
+
+def in_line(turn: Turn, event: InLine) -> None:
+    """Wait for its turn: what is next in the order may be dearer, and no other begins meanwhile."""
+    attempt = turn.answered(event.n, event.call, "reserve")
+    if attempt is None:
+        return
+    if rules.unwanted(turn.job):
+        turn.put(attempt, stage=Stage.SKIPPED, awaits="")
+        go_on(turn, event.at)
+        return
+    wait = max(0.0, event.until - event.at)
+    turn.tell(f"{turn.option(event.n).key}: many jobs move there; its turn is in {wait:.0f} s")
+    turn.wait(attempt, "line", event.until)
 
 
 def send(turn: Turn, attempt: Attempt) -> None:

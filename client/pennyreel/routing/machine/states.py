@@ -35,6 +35,8 @@ class Option:
     """The same attempt sent again is not run, nor billed, again."""
     consented: bool = True
     """It may be tried without asking: within the limits that the user set."""
+    stands_in: bool = False
+    """One that costs no more could do it and is down: the jobs of others come here, too."""
     engine: str = ""
     """What runs the job there: a failure that is the job's own repeats on the same engine."""
 

@@ -95,6 +95,7 @@ _THEN: dict[str, Callable[[Turn, Attempt, float], None]] = {
     "pause_follow": following.follow,
     "pause_fetch": _fetch_again,
     "block": _plan_again,
+    "line": _plan_again,
     "follow": following.look_at_the_time,
 }
 
@@ -102,6 +103,7 @@ _HANDLERS: dict[type, Callable[[Turn, Any], None]] = {
     events.Reserved: sending.reserved,
     events.OverBudget: sending.over_budget,
     events.Blocked: sending.blocked,
+    events.InLine: sending.in_line,
     events.Accepted: sending.accepted,
     events.NotAccepted: sending.not_accepted,
     events.Lost: sending.lost,
