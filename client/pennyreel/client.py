@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self, Unpack
 
-from pennyreel import config
+from pennyreel import config, spelling
 from pennyreel.opened import Opened
 from pennyreel.options import GenerateOptions, RouteOptions, order_of, terms_of, wish_of
 from pennyreel.types import Handle, Health, JobEvent, RunResult
@@ -166,6 +166,7 @@ class Client:
         """Send what a job asked for once more, as a new job, by its terms and those given here."""
         from pennyreel_contract import new_attempt_id  # noqa: PLC0415 - see above
 
+        spelling.named(options, RouteOptions.__annotations__)
         order = self.dispatch.request(job_id)
         work = replace(order.work, attempt_id=new_attempt_id())
         given: dict[str, Any] = {"out_dir": order.out_dir, **order.terms, **options}

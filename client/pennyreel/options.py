@@ -91,8 +91,9 @@ class GenerateOptions(Terms, total=False):
     """Told the job's id when its request is on this disk, before anything is sent or booked."""
 
 
-def order_of(workflow: Workflow, options: JobOptions) -> Order:
-    """Return what is wanted of a workflow; raises BadRequest where a word is of a wrong kind."""
+def order_of(workflow: Workflow, options: Mapping[str, Any]) -> Order:
+    """Return what is wanted of a workflow; raises BadRequest where a word is none, or wrong."""
+    spelling.named(options, RouteOptions.__annotations__)
     spelling.check(options)
     from pennyreel.workload import Order  # noqa: PLC0415 - see above
 
@@ -114,7 +115,8 @@ def order_of(workflow: Workflow, options: JobOptions) -> Order:
 
 
 def wish_of(prompt: str, options: Mapping[str, Any]) -> Wish:
-    """Return what is wanted of a prompt; raises BadRequest where a word is of a wrong kind."""
+    """Return what is wanted of a prompt; raises BadRequest where a word is none, or wrong."""
+    spelling.named(options, (*GenerateOptions.__annotations__, "prompt"))
     spelling.check({**options, "prompt": prompt})
     from pennyreel.prompts import Ask as Wish  # noqa: PLC0415 - see above
 

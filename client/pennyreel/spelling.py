@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -51,6 +52,16 @@ def check(options: Mapping[str, Any]) -> None:
     found = wrong(options)
     if found:
         raise refused(found)
+
+
+def named(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise BadRequest, naming all names that are none of these, and what each may have meant."""
+    odd = [name for name in options if name not in known]
+    if not odd:
+        return
+    near = [near for name in odd for near in get_close_matches(name, known, n=1)]
+    hint = f"Did you mean {' and '.join(near)}?" if near else f"It may be: {', '.join(known)}"
+    raise refused([Finding(name, f"there is no option {_shown(name)}") for name in odd], hint=hint)
 
 
 def refused(found: Sequence[Finding], *, what: str = "", hint: str = "") -> Exception:

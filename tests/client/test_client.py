@@ -26,6 +26,7 @@ from pennyreel import (
 )
 from pennyreel.config import load
 from pennyreel.money.ledger import Ledger
+from pennyreel.options import GenerateOptions, RouteOptions
 from pennyreel_emulators.runpod import RunPodPlatform
 
 Servers = Callable[[Script], Scripted]
@@ -74,17 +75,18 @@ def test_a_word_of_a_wrong_kind_is_a_bad_request_of_every_call(
 ) -> None:
     given: dict[str, Any] = {name: value}
     with Client(backend="simulated") as client:
-        calls: list[Callable[[], object]] = [
-            lambda: client.generate("x", **given),
-            lambda: client.start("x", **given),
-            lambda: client.quote("x", **given),
-            lambda: client.submit(GRAPH, **given),
-            lambda: client.quote_workflow(GRAPH, **given),
+        calls: list[tuple[Any, Callable[[], object]]] = [
+            (GenerateOptions, lambda: client.generate("x", **given)),
+            (GenerateOptions, lambda: client.start("x", **given)),
+            (GenerateOptions, lambda: client.quote("x", **given)),
+            (RouteOptions, lambda: client.submit(GRAPH, **given)),
+            (RouteOptions, lambda: client.quote_workflow(GRAPH, **given)),
         ]
-        for call in calls:
+        for taken, call in calls:
             with pytest.raises(BadRequest) as caught:
                 call()
-            assert told in str(caught.value)
+            known = name in taken.__annotations__
+            assert (told if known else f"there is no option {name!r}") in str(caught.value)
         assert client.dispatch.ledger.jobs() == []
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from client.commands import called
-from pennyreel import Client, SetupNeeded, options
+from pennyreel import BadRequest, Client, SetupNeeded, options
 from pennyreel.config import load
 from pennyreel.routing.decision import Verdict
 from pennyreel.routing.facts import Place
@@ -84,4 +85,26 @@ def test_a_setting_that_names_what_there_is_not_is_told_by_its_variable(
         with pytest.raises(SetupNeeded, match=env) as caught:
             client.generate("a boat")
         assert told in str(caught.value)
+        assert client.dispatch.ledger.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        (lambda c: c.generate("a boat", secnds=5), "Did you mean seconds?"),
+        (lambda c: c.start("a boat", max_costs="1"), "Did you mean max_cost?"),
+        (lambda c: c.quote("a boat", max_kost=1, sed=2), "Did you mean max_cost and seed?"),
+        (lambda c: c.run("hello-video", parameter={}), "Did you mean parameters?"),
+        (lambda c: c.quote_workflow("hello-video", zzz=1), "It may be: "),
+        (lambda c: c.again("0" * 32, max_costs="1"), "Did you mean max_cost?"),
+        (lambda c: c.generate_many(["a boat"], secnds=5), "Did you mean seconds?"),
+    ],
+)
+def test_a_word_that_nobody_knows_is_refused_and_not_passed_over(
+    call: Callable[[Any], object], hint: str
+) -> None:
+    with Client() as client, pytest.raises(BadRequest) as told:
+        call(client)
+    assert hint in f"{told.value} {told.value.hint}"
+    with Client() as client:
         assert client.dispatch.ledger.jobs() == []
