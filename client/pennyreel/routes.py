@@ -142,12 +142,12 @@ def _reserve(facts: Facts, decision: Decision, deadline_s: float) -> int:
 
 
 def _stands_in(option: Option, decision: Decision, known: Mapping[str, Facts]) -> bool:
-    """Whether one that costs no more has done jobs lately, and is down: its jobs come here."""
+    """Whether one that costs no more has done jobs, and is down: its jobs come here."""
     down = (
         c
         for c in decision.candidates
         if c.verdict is Verdict.BREAKER_OPEN
-        or (c.verdict is Verdict.UNAVAILABLE and known[c.key].success is not None)
+        or (c.verdict is Verdict.UNAVAILABLE and known[c.key].success and not known[c.key].lacks)
     )
     return any((c.price.high or 0) <= option.reserve_microusd for c in down if c.key != option.key)
 

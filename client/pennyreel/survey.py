@@ -154,7 +154,7 @@ class Survey:
             checked=time.time(),
         )
         if lacks is not None:  # named or not: it would only refuse the job
-            return replace(told, available=False, why=lacks.why, fix=lacks.fix)
+            return replace(told, available=False, lacks=True, why=lacks.why, fix=lacks.fix)
         return _tried(told, named)
 
     def _silent(self, name: str, target: str | None, named: str | None) -> Facts:

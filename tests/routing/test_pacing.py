@@ -13,72 +13,97 @@ from pennyreel.config import load
 from pennyreel.errors import Code
 from pennyreel.money.ledger import Ledger
 from pennyreel.routing.machine import Option, Outcome
-from pennyreel.routing.pacing import MINUTE_S, Pace, place
+from pennyreel.routing.pacing import MINUTE_S, Answer, Pace
 from routing.support import Books, Cell, Scene, ScriptedBackend, fails
 
 NOW = 1_800_000_000.0
-
-
-def most_in_a_minute(turns: list[float]) -> int:
-    return max(sum(t <= other < t + MINUTE_S for other in turns) for t in turns)
 
 
 @given(
     st.integers(1, 5),
     st.lists(st.floats(0, 30).map(lambda s: round(s, 1)), min_size=1, max_size=60),
 )
-def test_no_minute_has_more_turns_than_the_limit(limit: int, pauses: list[float]) -> None:
-    now, turns = NOW, list[float]()
+def test_no_minute_has_more_moves_than_the_limit(limit: int, pauses: list[float]) -> None:
+    cell, now, moves = Cell(), NOW, list[float]()
     for seconds in pauses:
         now += seconds
-        turn = place(turns[-limit:], limit, now)
-        earlier = [t for t in turns if turn - MINUTE_S <= t]
-        assert turn == now or len(earlier) >= limit, "nobody waits without need"
-        turns.append(turn)
-    assert most_in_a_minute(turns) <= limit
+        told = Pace(cell, limit).ask("a", now, 600, 0.0)
+        before = [t for t in moves if now - MINUTE_S < t]
+        assert told.now == (len(before) < limit), "nobody waits without need"
+        if told.now:
+            moves.append(now)
+        else:
+            assert Pace(cell, limit).ask("a", told.at, 600, 0.0).now, "it is told when"
+            now = told.at
+            moves.append(now)
+    assert max(sum(t <= other < t + MINUTE_S for other in moves) for t in moves) <= limit
 
 
-def test_a_job_keeps_its_turn_and_each_backend_has_its_own_line() -> None:
+def test_who_waits_takes_nothing_from_others_and_each_backend_has_its_own_line() -> None:
     cell = Cell()
-    first, second = Pace(cell, 1), Pace(cell, 1)
-    assert first.turn("a:1", NOW, 600).at == NOW
-    assert second.turn("a:1", NOW, 600).at == NOW + 60
-    assert second.turn("a:1", NOW + 60, 600).at == NOW + 60, "it comes back for it"
-    assert second.turn("b", NOW, 600).at == NOW
+    assert Pace(cell, 1).ask("a:1", NOW, 600, 0.0).now
+    for _ in range(100):  # they are cancelled, or killed
+        told = Pace(cell, 1).ask("a:1", NOW + 1, 600, 0.5)
+        assert (told.now, told.at) == (False, NOW + 62.5)
+    assert Pace(cell, 1).ask("a:1", NOW + 60, 600, 0.0).now
+    assert Pace(cell, 1).ask("b", NOW, 600, 0.0).now
 
 
-def test_who_would_wait_for_too_long_takes_no_turn_from_others() -> None:
+def test_who_has_waited_for_too_long_is_told_how_to_allow_more() -> None:
     cell = Cell()
-    for n in range(3):
-        assert Pace(cell, 1).turn("a", NOW, 600).at == NOW + 60 * n
+    Pace(cell, 1).ask("a", NOW, 600, 0.0)
     hasty = Pace(cell, 1)
-    told = hasty.turn("a", NOW, 100)
-    assert (told.given, told.at) == (False, NOW + 180)
-    assert "pennyreel config set moves_per_minute" in hasty.full(told, NOW).hint
-    assert Pace(cell, 1).turn("a", NOW, 600).at == NOW + 180
+    assert not hasty.ask("a", NOW + 1, 10, 0.0).waits
+    assert "pennyreel config set moves_per_minute" in hasty.full().hint
+    assert hasty.ask("a", NOW + 7200, 10, 0.0).now, "where there is no line nobody is too late"
+
+
+def test_a_job_that_comes_back_moves_once_more() -> None:
+    cell = Cell()
+    mine = Pace(cell, 1)
+    assert mine.ask("a", NOW, 600, 0.0).now
+    assert not mine.ask("a", NOW + 30, 600, 0.0).now
+    assert mine.ask("a", NOW + 60, 600, 0.0).now
+
+
+def test_processes_with_other_limits_count_alike() -> None:
+    cell = Cell()
+    assert all(Pace(cell, 30).ask("a", NOW, 600, 0.0).now for _ in range(30))
+    assert not Pace(cell, 1).ask("a", NOW + 1, 600, 0.0).now
+    assert Pace(cell, 31).ask("a", NOW + 1, 600, 0.0).now
+    assert not Pace(cell, 31).ask("a", NOW + 1, 600, 0.0).now
+
+
+@pytest.mark.parametrize(("ahead", "counts"), [(5.0, True), (86_400.0, False)])
+def test_a_clock_that_is_ahead_blocks_nobody_for_long(ahead: float, counts: bool) -> None:
+    cell = Cell()
+    assert Pace(cell, 1).ask("a", NOW + ahead, 600, 0.0).now
+    told = Pace(cell, 1).ask("a", NOW, 600, 0.0)
+    assert (told.now, told.at) == ((False, NOW + 60) if counts else (True, 0.0))
 
 
 def test_no_limit_asks_nobody() -> None:
     cell = Cell()
-    assert all(Pace(cell, 0).turn("a", NOW, 0).at == NOW for _ in range(100))
+    assert all(Pace(cell, 0).ask("a", NOW, 0, 0.0).now for _ in range(100))
     assert cell.kept == {}
 
 
-def test_what_somebody_else_wrote_there_is_read_as_nothing() -> None:
+@pytest.mark.parametrize("kept", ["soon", None, ["x"], {"a": 1}])
+def test_what_somebody_else_wrote_there_is_read_as_nothing(kept: object) -> None:
     cell = Cell()
-    cell.put_breaker("moves a", {"turns": "soon"}, version=0)
-    assert Pace(cell, 1).turn("a", NOW, 60).at == NOW
+    cell.put_breaker("moves a", {"moves": kept}, version=0)
+    assert Pace(cell, 1).ask("a", NOW, 60, 0.0).now
 
 
-def test_threads_that_share_a_ledger_share_the_line(tmp_path: Path) -> None:
-    turns: list[float] = []
+def test_threads_that_share_a_ledger_share_the_limit(tmp_path: Path) -> None:
+    told: list[Answer] = []
     start = threading.Barrier(8)
     ledger = Ledger.open(load({"PENNYREEL_HOME": str(tmp_path)}))
 
     def ask() -> None:
         start.wait(30)
-        paces = [Pace(ledger, 4) for _ in range(5)]
-        turns.extend(pace.turn("runpod:e", NOW, 3600).at for pace in paces)
+        paces = [Pace(ledger, 13) for _ in range(5)]
+        told.extend(pace.ask("runpod:e", NOW, 3600, 0.0) for pace in paces)
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -86,7 +111,8 @@ def test_threads_that_share_a_ledger_share_the_line(tmp_path: Path) -> None:
     for thread in threads:
         thread.join(60)
     ledger.close()
-    assert sorted(turns) == [NOW + MINUTE_S * (n // 4) for n in range(40)]
+    assert len(told) == 40
+    assert sum(one.now for one in told) == 13
 
 
 FREE = Option("a")
@@ -115,7 +141,7 @@ def test_a_job_that_moves_waits_for_its_turn_and_goes_to_nothing_dearer() -> Non
     class Told(list[str]):
         def append(self, text: str) -> None:
             tell(text)
-            if "its turn is in" in text:
+            if "asking again in" in text:
                 told.set()
 
     second.told = Told()

@@ -195,13 +195,13 @@ class Driver:
         """Whether a job that moves may go there now; else it is told when."""
         if self._pace is None or not e.moved:
             return True
-        turn = self._pace.turn(e.option.key, now, e.option.patience_s)
-        if turn.given and turn.at <= now:
+        told = self._pace.ask(e.option.key, now, e.option.patience_s, self._clock.jitter())
+        if told.now:
             return True
-        told: ev.Event = ev.InLine(e.n, e.call, turn.at, now)
-        if not turn.given:
-            told = ev.Blocked(e.n, e.call, turn.at, now, self._pace.full(turn, now))
-        self._events.put(told)
+        line: ev.Event = ev.InLine(e.n, e.call, told.at, now)
+        if not told.waits:
+            line = ev.Blocked(e.n, e.call, told.at, now, self._pace.full())
+        self._events.put(line)
         return False
 
     def write(self, e: do.Write) -> None:

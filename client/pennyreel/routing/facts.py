@@ -91,6 +91,8 @@ class Facts:
     target: str = ""
     place: Place = Place.HOSTED
     available: bool = True
+    lacks: bool = False
+    """It is well, and not available because it lacks nodes or models of this job's."""
     why: str = ""
     """Why it is available or not, in a line."""
     fix: str = ""

@@ -137,7 +137,7 @@ def test_of_many_jobs_that_move_each_waits_for_its_turn(
     assert cli(*send).code == 0
     late = cli(*send, "--timeout", "1")
     assert late.code != 0
-    assert "second:there: many jobs move there; its turn is in" in late.err
+    assert "second:there: many jobs move there; asking again in" in late.err
     waited = ledger.jobs()[0]
     assert [a.backend for a in waited.attempts] == ["replicate"]
     assert (waited.reserved, waited.state) == (0, "cancelled")

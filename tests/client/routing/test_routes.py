@@ -66,6 +66,8 @@ def test_what_stands_in_for_one_that_is_down_is_told_from_a_first_choice() -> No
         ((facts("veo", 40_000, breaker_until=later),), False),  # a dearer one
         ((facts("comfyui", 0, available=False, success=0.9),), True),
         ((facts("comfyui", 0, available=False),), False),  # it has never done anything
+        ((facts("comfyui", 0, available=False, success=0.0),), False),
+        ((facts("comfyui", 0, available=False, success=0.9, lacks=True),), False),
     ]
     for others, expected in cases:
         ((option,), _) = options(paid, *others)

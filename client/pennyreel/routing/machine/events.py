@@ -43,7 +43,7 @@ class Blocked:
 
 @dataclass(frozen=True)
 class InLine:
-    """Many jobs move there, and its turn is then; nothing is held."""
+    """Many jobs move there, and it may ask again then; nothing is held."""
 
     n: int
     call: int

@@ -69,7 +69,7 @@ def refuse(turn: Turn, at: float) -> None:
     )
     for n in range(len(turn.job.options)):
         known = turn.job.find(n)
-        waits = known is None or known.until is not None
+        waits = known is None or (n == turn.job.asked and known.until is not None)
         if waits and not rules.agreed(turn.job, n):
             turn.put(known or Attempt(n), stage=Stage.SKIPPED, trouble=price, until=None)
     go_on(turn, at)

@@ -67,7 +67,7 @@ def in_line(turn: Turn, event: InLine) -> None:
         go_on(turn, event.at)
         return
     wait = max(0.0, event.until - event.at)
-    turn.tell(f"{turn.option(event.n).key}: many jobs move there; its turn is in {wait:.0f} s")
+    turn.tell(f"{turn.option(event.n).key}: many jobs move there; asking again in {wait:.0f} s")
     turn.wait(attempt, "line", event.until)
 
 
