@@ -10,6 +10,7 @@ from typing import Any
 from pennyreel.backends.base import OnEvent, Work
 from pennyreel.errors import Code, error
 from pennyreel.need import Need, Unit, Usage
+from pennyreel.routing.breaker import DEFAULT, Limits
 from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.driver import Driver
 from pennyreel.routing.machine import (
@@ -22,6 +23,7 @@ from pennyreel.routing.machine import (
     Told,
     Trouble,
 )
+from pennyreel.routing.pacing import Pace
 from pennyreel.routing.ports import Ears, Order
 from pennyreel.types import Handle, JobEvent, Started
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -183,7 +185,14 @@ class ScriptedBackend:
 class Scene:
     """A driver with its books, backends and ears."""
 
-    def __init__(self, *backends: ScriptedBackend, books: Books, cell: Cell | None = None) -> None:
+    def __init__(
+        self,
+        *backends: ScriptedBackend,
+        books: Books,
+        cell: Cell | None = None,
+        limits: Limits = DEFAULT,
+        per_minute: int = 0,
+    ) -> None:
         self.backends = {b.name: b for b in backends}
         self.books, self.cell = books, cell or Cell()
         self.told: list[str] = []
@@ -198,7 +207,8 @@ class Scene:
             Order(work, self._fetch, self._price),
             books=books,
             backends=self,
-            breakers=Breakers(self.cell),
+            breakers=Breakers(self.cell, limits),
+            pace=Pace(self.cell, per_minute),
             ears=Ears(self._tell, self.heard.append, self._ask),
         )
 

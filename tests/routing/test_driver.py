@@ -9,8 +9,6 @@ import pytest
 
 from pennyreel.errors import Code, JobFailed, OutcomeUnknown, Unavailable, error
 from pennyreel.need import Unit, Usage
-from pennyreel.routing.breaker import Limits
-from pennyreel.routing.breakers import Breakers
 from pennyreel.routing.driver import Left
 from pennyreel.routing.failures import failure
 from pennyreel.routing.machine import Option, Outcome, Rules, Stage
@@ -87,9 +85,8 @@ def test_a_return_that_the_jobs_limit_does_not_cover_any_more_is_asked_about(agr
     c = ScriptedBackend("c", follows=[fails(Code.OUT_OF_MEMORY)])
     first = replace(A, reserve_microusd=1500, retry_s=0.0)
     others = [Option(name, reserve_microusd=500, engine=name) for name in "bc"]
-    scene = Scene(a, b, c, books=Books(first, *others))
+    scene = Scene(a, b, c, books=Books(first, *others), limits=Limits(base_s=0.01))
     scene.books.strict.most = 2000
-    scene.driver._breakers = Breakers(scene.cell, Limits(base_s=0.01))
     scene.agree = agree
     ended = scene.driver.run()
     assert [ask.n for ask in scene.asked] == [0]
@@ -170,7 +167,6 @@ BROKEN = fails(Code.OUT_OF_MEMORY, "too little memory")
 def over_the_limit(*, agree: bool) -> Scene:
     scene = Scene(ScriptedBackend("a", follows=[BROKEN]), ScriptedBackend("b"), books=Books(A, B))
     scene.books.strict.most = 2500  # a counts as 1000, and b may cost 2000
-    scene.driver._breakers = Breakers(scene.cell, Limits(base_s=0.01))
     scene.agree = agree
     return scene
 

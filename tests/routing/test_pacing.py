@@ -125,8 +125,7 @@ def moving(cell: Cell, *, patience_s: float = 3600.0) -> tuple[Scene, ScriptedBa
     down = ScriptedBackend("a", submits=[fails(Code.BACKEND_UNAVAILABLE, retryable=False)])
     paid, dear = ScriptedBackend("b"), ScriptedBackend("c")
     option = Option("b", reserve_microusd=1000, cancels=True, patience_s=patience_s)
-    scene = Scene(down, paid, dear, books=Books(FREE, option, DEAR), cell=cell)
-    scene.driver._pace = Pace(cell, 1)
+    scene = Scene(down, paid, dear, books=Books(FREE, option, DEAR), cell=cell, per_minute=1)
     return scene, paid
 
 
@@ -169,7 +168,7 @@ def test_a_job_that_may_not_wait_so_long_is_sent_to_the_next() -> None:
 def test_a_first_choice_waits_for_nobody(first: Option) -> None:
     cell = Cell()
     for _ in range(3):
-        scene = Scene(ScriptedBackend(first.backend), books=Books(first), cell=cell)
-        scene.driver._pace = Pace(cell, 1)
+        backend = ScriptedBackend(first.backend)
+        scene = Scene(backend, books=Books(first), cell=cell, per_minute=1)
         assert scene.driver.run().outcome is Outcome.DONE
     assert not any(name.startswith("moves") for name in cell.kept)

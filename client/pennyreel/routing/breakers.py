@@ -58,7 +58,7 @@ class Breakers:
 
     def admit(self, key: str, token: str, at: float) -> Admission:
         """Ask whether a job may go there; see `breaker.admit`."""
-        named = self._named in {key, _backend(key)}
+        named = self._named in {key, backend_of(key)}
         answer = self._change(key, lambda b: rules.admit(b, token, at, self._limits, named=named))
         if answer is not None and answer.probe:
             self._probes.add((key, token))
@@ -92,20 +92,42 @@ class Breakers:
             self.released(*self._probes.pop())
 
     def _name(self, key: str) -> str:
-        return self._kept_as(_backend(key), key)
+        return self._kept_as(backend_of(key), key)
 
     def _change(self, key: str, change: Callable[[Breaker], tuple[Breaker, T]]) -> T | None:
-        name = self._name(key)
-        for _ in range(TRIES):
-            state, version = self._cell.breaker(name)
+        def changed(state: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, T]:
             before = rules.from_json(state)
             after, answer = change(before)
-            if after == before or self._cell.put_breaker(
-                name, rules.to_json(after), version=version
-            ):
-                return answer
-        return None
+            return None if after == before else rules.to_json(after), answer
+
+        return swap(self._cell, self._name(key), changed)
 
 
-def _backend(key: str) -> str:
+def swap(
+    cell: Cell,
+    name: str,
+    change: Callable[[Mapping[str, Any] | None], tuple[Mapping[str, Any] | None, T]],
+) -> T | None:
+    """Change what is kept by a name, and return what the change answers.
+
+    Args:
+        cell: where it is.
+        name: its.
+        change: gives for a state the next one, None where it stays, and the answer. It is asked
+            again when another process was faster.
+
+    Returns:
+        The answer; None where every swap was lost, and nothing is changed.
+
+    """
+    for _ in range(TRIES):
+        state, version = cell.breaker(name)
+        after, answer = change(state)
+        if after is None or cell.put_breaker(name, after, version=version):
+            return answer
+    return None
+
+
+def backend_of(key: str) -> str:
+    """Return the backend's name out of an option's key."""
     return key.partition(":")[0]

@@ -72,7 +72,7 @@ class Driver:
         books: Books,
         backends: Backends,
         breakers: Breakers,
-        pace: Pace | None = None,
+        pace: Pace,
         ears: Ears | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -193,7 +193,7 @@ class Driver:
 
     def _its_turn(self, e: do.Reserve, now: float) -> bool:
         """Whether a job that moves may go there now; else it is told when."""
-        if self._pace is None or not e.moved:
+        if not e.moved:
             return True
         told = self._pace.ask(e.option.key, now, e.option.patience_s, self._clock.jitter())
         if told.now:

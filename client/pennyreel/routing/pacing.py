@@ -7,11 +7,12 @@ killed or out of time takes nothing from those who wait.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pennyreel.errors import Code
-from pennyreel.routing.breakers import TRIES, Cell, KeptAs
+from pennyreel.routing.breakers import Cell, KeptAs, backend_of, swap
 from pennyreel.routing.machine import Trouble
 
 MINUTE_S = 60.0
@@ -66,19 +67,19 @@ class Pace:
         if not self.per_minute:
             return Answer(now=True)
         latest = self._since.setdefault(key, at) + patience_s
-        name = f"moves {self._kept_as(key.partition(':')[0], key)}"
-        for _ in range(TRIES):
-            state, version = self._cell.breaker(name)
+
+        def move(state: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, float]:
             moves = _moves(state)
             free = free_at(moves, self.per_minute, at)
-            if free > at:
-                return Answer(now=False, at=free + jitter * SPREAD_S, waits=free <= latest)
-            kept = {"moves": [*recent(moves, at), at]}
-            if self._cell.put_breaker(name, kept, version=version):
-                del self._since[key]
-                return Answer(now=True)
-        # Each swap that was lost is another job that moved.
-        return Answer(now=False, at=at + _AGAIN_S, waits=at + _AGAIN_S <= latest)
+            return None if free > at else {"moves": [*recent(moves, at), at]}, free
+
+        free = swap(self._cell, f"moves {self._kept_as(backend_of(key), key)}", move)
+        if free is None:  # each swap that was lost is another job that moved
+            free = at + _AGAIN_S
+        if free <= at:
+            del self._since[key]
+            return Answer(now=True)
+        return Answer(now=False, at=free + jitter * SPREAD_S, waits=free <= latest)
 
     def full(self) -> Trouble:
         """Return why a job that has waited for long enough is not sent there."""
