@@ -9,6 +9,7 @@ import pytest
 
 from pennyreel.errors import Code, JobFailed, OutcomeUnknown, Unavailable, error
 from pennyreel.need import Unit, Usage
+from pennyreel.routing.breaker import Limits
 from pennyreel.routing.driver import Left
 from pennyreel.routing.failures import failure
 from pennyreel.routing.machine import Option, Outcome, Rules, Stage
