@@ -9,6 +9,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from pennyreel_comfy.alarms import Alarm, alarms
 from pennyreel_comfy.waiting import CancelToken, Deadline
 
 _WEEK_S = 7 * 86_400.0
@@ -25,13 +26,12 @@ class Cutter:
         self._over = False
         self.has_cut = False
         """Whether it did: what was read then is no whole answer."""
-        self._timer = threading.Timer(deadline.left(_WEEK_S), self._cut)
-        self._timer.daemon = True
+        self._alarm: Alarm | None = None
 
     def __enter__(self) -> Self:
         """Begin."""
         if self.deadline.seconds is not None:
-            self._timer.start()
+            self._alarm = alarms.after(self.deadline.left(_WEEK_S), self._cut)
         self.cancel.on_cancel(self._cut)
         return self
 
@@ -40,9 +40,8 @@ class Cutter:
         with self._lock:
             self._over = True
         self.cancel.forget(self._cut)
-        self._timer.cancel()
-        if self._timer.ident is not None:
-            self._timer.join()
+        if self._alarm is not None:
+            alarms.take_back(self._alarm)
 
     def watch(self, opened: Any) -> bool:
         """Cut this one from now on; return whether there is time left to use it."""
