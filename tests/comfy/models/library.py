@@ -35,6 +35,8 @@ class Shelved:
     status: int = 200
     location: str = ""
     length: bool = True
+    announced: int | None = None
+    """The length that is told, where it is not the true one."""
     cuts: list[int] = field(default_factory=list)
     """After so many bytes the connection is cut; one for each request, then no more."""
     hold_at: int | None = None
@@ -89,6 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         if shelved.length and status != 304:
             length = size - start if status in {200, 206} else 0
+            if shelved.announced is not None and status == 200:
+                length = shelved.announced
             self.send_header("Content-Length", str(length))
         self.end_headers()
 

@@ -12,6 +12,7 @@ import pytest
 from comfy.models.library import Library, safetensors, sha256
 from fakes.waits import eventually
 from pennyreel_comfy.models import Hosts, Progress, Rules
+from pennyreel_comfy.models import download as download_module
 from pennyreel_comfy.models import parts as parts_module
 from pennyreel_comfy.models.download import Got, Want, download
 from pennyreel_comfy.models.parts import Part
@@ -70,6 +71,54 @@ def test_one_that_never_gets_any_further_is_given_up(library: Library, part: Pat
     assert (caught.value.code, caught.value.retryable) == ("model_download_failed", True)
     assert library.count("/x") == 3
     assert part.stat().st_size == 500_000
+
+
+@pytest.mark.parametrize("cuts", [[500_000, 400_000] * 20, [500_000, 500_000] * 20])
+def test_one_that_only_begins_anew_is_given_up(
+    cuts: list[int], library: Library, part: Path
+) -> None:
+    url = library.put("/x", DATA, ranges=False, cuts=cuts)
+    with pytest.raises(JobFailed) as caught:
+        get(url, part, rules_for(library.host))
+    assert (caught.value.code, caught.value.retryable) == ("model_download_failed", True)
+    assert library.count("/x") == 3
+
+
+def test_a_length_that_is_not_true_ends_in_an_error(library: Library, part: Path) -> None:
+    url = library.put("/x", DATA, announced=len(DATA) + 1000)
+    with pytest.raises(JobFailed) as caught:
+        get(url, part, rules_for(library.host))
+    assert caught.value.code == "model_download_failed"
+    assert library.count("/x") == 3
+
+
+def test_a_host_that_sends_more_than_there_is_does_not_fill_the_disk(
+    library: Library, part: Path
+) -> None:
+    url = library.put("/x", DATA * 20, length=False)
+    with pytest.raises(JobFailed, match="more than"):
+        get(url, part, rules_for(library.host), size=len(DATA))
+    assert part.stat().st_size == 0
+
+
+def test_a_known_size_finds_out_what_was_cut_short(library: Library, part: Path) -> None:
+    url = library.put("/x", DATA, length=False, cuts=[2_000_000])
+    assert get(url, part, rules_for(library.host), size=len(DATA)).sha256 == SHA
+
+
+def test_what_others_fill_a_disk_with_ends_a_download_in_time(
+    library: Library, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = library.put("/x", DATA)
+    monkeypatch.setattr(download_module, "ROOM_STEP", 1_000_000)
+
+    def filled(_: Progress) -> None:
+        monkeypatch.setattr(parts_module, "MIN_FREE_BYTES", 1 << 60)
+
+    with pytest.raises(JobFailed) as caught:
+        get(url, part, rules_for(library.host, progress=filled))
+    assert caught.value.code == "disk_full"
+    assert 0 < part.stat().st_size < len(DATA)
 
 
 def test_what_an_earlier_call_left_is_gone_on_with(library: Library, part: Path) -> None:

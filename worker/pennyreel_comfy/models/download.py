@@ -19,6 +19,9 @@ from pennyreel_contract import Code, PennyreelError, error
 PAUSES_S = (0.2, 1.0, 3.0, 10.0)
 """Before a transfer that broke is taken up again, as long as it does not get any further."""
 
+ROOM_STEP = 16 * 1024**2
+"""After so many bytes the disk is looked at again: other downloads fill it, too."""
+
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -122,7 +125,10 @@ def _transfer(want: Want, part: Part, rules: Rules) -> bool:
         except PennyreelError as problem:
             if problem.code != Code.INPUT_UNREACHABLE.value:
                 raise
-            failed, reached = (failed + 1 if part.size <= reached else 1), part.size
+            # Further than it ever was: a host that always breaks off, or tells of bytes that it
+            # does not have, would be asked for ever if each new beginning counted as an advance.
+            failed = failed + 1 if part.size <= reached else 1
+            reached = max(reached, part.size)
             if not problem.retryable or failed > len(rules.pauses_s):
                 raise _translated(problem, want) from None
         _pause(rules.pauses_s[failed - 1], rules)
@@ -170,7 +176,7 @@ def _take(reply: Stream, want: Want, part: Part, rules: Rules, origin: Origin) -
     if total is not None:
         rules.room(total - part.size)
         check_room(part.path.parent, total - part.size)
-    _copy(reply, want, part, rules, total)
+    _copy(reply, want, part, rules, want.size if total is None else total)
 
 
 def _total(reply: Stream, part: Part, origin: Origin) -> int | None:
@@ -201,16 +207,18 @@ def _check_size(want: Want, total: int | None, rules: Rules) -> None:
 
 def _copy(reply: Stream, want: Want, part: Part, rules: Rules, total: int | None) -> None:
     for chunk in reply.chunks():
-        if part.size + len(chunk) > rules.most:
+        size = part.size + len(chunk)
+        if size > rules.most:
             part.begin(Origin.of(want.url))
             raise _too_large(want, rules)
-        if total is None:
+        if total is not None and size > total:
+            part.begin(Origin.of(want.url))
+            raise error(Code.INPUT_UNREACHABLE, f"{reply.name} sends more than {total} bytes")
+        if not part.size or size // ROOM_STEP > part.size // ROOM_STEP:
             check_room(part.path.parent, len(chunk))
         part.add(chunk)
         rules.progress(Progress(want.label, part.size, total))
     if total is not None and part.size != total:
-        if part.size > total:
-            part.begin(Origin.of(want.url))
         raise error(
             Code.INPUT_UNREACHABLE, f"{reply.name} broke off after {part.size} of {total} bytes"
         )
