@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -126,7 +127,12 @@ class Part:
         """Give the complete file its name, in one step."""
         self._file.close()
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.path.replace(target)
+        try:
+            self.path.replace(target)
+        except OSError as problem:
+            if problem.errno != errno.EXDEV:
+                raise
+            _carry(self.path, target)
         sync_folder(target.parent)
         self._note.unlink(missing_ok=True)
 
@@ -140,6 +146,22 @@ class Part:
         self._cancel.check()
         if self._deadline.expired:
             raise self._deadline.error("reading what was downloaded before")
+
+
+def _carry(part: Path, target: Path) -> None:
+    """Bring a file across a mount, which no rename does, and only then give it its name."""
+    opened, name = tempfile.mkstemp(prefix=".pennyreel-", suffix=".new", dir=target.parent)
+    os.close(opened)
+    fresh = Path(name)
+    try:
+        shutil.copy(part, fresh)
+        with fresh.open("rb+") as file:
+            os.fsync(file.fileno())
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    part.unlink()
 
 
 def remove(part: Path) -> int:

@@ -200,14 +200,31 @@ class Store:
 
 
 def part_of(root: Path, key: str) -> Path:
-    """Return where the beginning of a download is kept: on the disk that it will be moved on."""
+    """Return where the beginning of a download is kept: on the disk that it will be moved on.
+
+    Args:
+        root: a folder of models.
+        key: what it is, beginning with its folder. That one may be a link to another disk, or a
+            mount: then it is kept in there.
+
+    """
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return root / STATE / "parts" / f"{name}.part"
+    folder = root / key.partition("/")[0]
+    home = folder if _elsewhere(folder, root) else root
+    return home / STATE / "parts" / f"{name}.part"
+
+
+def _elsewhere(folder: Path, root: Path) -> bool:
+    try:
+        return folder.stat().st_dev != root.stat().st_dev
+    except OSError:
+        return False
 
 
 def prune_parts(root: Path, *, dry_run: bool = False) -> list[Stale]:
     """Remove the parts below `root` that nobody is at work on, the oldest first."""
-    parts = [(p.stat().st_mtime, p) for p in (root / STATE / "parts").glob("*.part")]
+    places = f"{STATE}/parts/*.part"
+    parts = [(p.stat().st_mtime, p) for p in (*root.glob(places), *root.glob(f"*/{places}"))]
     found = []
     for _, part in sorted(parts):
         with tried(part.with_suffix(".lock")) as idle:
