@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from fakes.waits import eventually
 from pennyreel_comfy.models import Hosts, Progress, Rules
 from pennyreel_comfy.models import download as download_module
 from pennyreel_comfy.models import parts as parts_module
+from pennyreel_comfy.models.answers import _page_hint
 from pennyreel_comfy.models.download import Got, Want, download
 from pennyreel_comfy.models.parts import Part
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -255,6 +258,56 @@ def test_a_refusal_by_the_host_is_told(
         get(f"{url}?token=SECRET", part, rules_for(library.host))
     assert (caught.value.code, caught.value.retryable) == ("model_download_failed", retryable)
     assert "SECRET" not in str(caught.value.info)
+
+
+def test_a_pause_that_the_host_asks_for_is_kept(library: Library, part: Path) -> None:
+    url = library.put("/x", DATA, status=429, headers={"Retry-After": "1"})
+
+    def answers() -> None:
+        eventually(lambda: library.count("/x") == 2)
+        library.put("/x", DATA)
+
+    thread = threading.Thread(target=answers)
+    thread.start()
+    began = time.monotonic()
+    assert get(url, part, rules_for(library.host)).sha256 == SHA
+    thread.join()
+    assert time.monotonic() - began >= 2
+    assert library.count("/x") == 3
+
+
+def test_a_pause_that_would_take_for_ever_is_told_instead(library: Library, part: Path) -> None:
+    url = library.put("/x", b"", status=429, headers={"Retry-After": "3600"})
+    with pytest.raises(JobFailed, match="answers 429") as caught:
+        get(url, part, rules_for(library.host))
+    assert (caught.value.retryable, caught.value.info.detail) == (True, {"retry_after_s": 3600})
+    assert library.count("/x") == 1
+
+
+def test_a_page_is_not_taken_for_a_model(library: Library, part: Path) -> None:
+    given = {"Content-Type": "text/html; charset=utf-8"}
+    url = library.put("/login", b"<!doctype html><title>Log in", headers=given)
+    for sha256_ in (None, SHA):
+        with pytest.raises(BadRequest, match="web page") as caught:
+            get(url, part, rules_for(library.host), sha256=sha256_)
+        assert caught.value.code == "model_refused"
+    assert "CIVITAI_API_KEY" in _page_hint("https://civitai.com/api/download/models/1", Hosts())
+
+
+def test_a_file_that_comes_packed_is_not_kept(library: Library, part: Path) -> None:
+    url = library.put("/x", gzip.compress(DATA), headers={"Content-Encoding": "gzip"})
+    with pytest.raises(JobFailed, match="packed") as caught:
+        get(url, part, rules_for(library.host))
+    assert not caught.value.retryable
+    assert library.count("/x") == 1
+
+
+def test_a_date_is_enough_to_go_on_from(library: Library, part: Path) -> None:
+    dated = {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    url = library.put("/x", DATA, etag="", headers=dated, cuts=[2_000_000])
+    assert get(url, part, rules_for(library.host)).sha256 == SHA
+    assert [a.start for a in library.asked] == [0, 2_000_000]
+    assert library.asked[1].headers["If-Range"] == dated["Last-Modified"]
 
 
 def test_a_cancellation_ends_it_at_once_and_keeps_what_came(library: Library, part: Path) -> None:
