@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from comfy.models.library import Library, safetensors, sha256
 from comfy.models.test_download import rules_for
@@ -24,7 +26,7 @@ from pennyreel_comfy.models.digests import STATE
 from pennyreel_comfy.models.manifest import written
 from pennyreel_comfy.models.parts import Origin, Part
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import JobCancelled
+from pennyreel_contract import JobCancelled, JobFailed
 
 DATA = safetensors(6_000_000)
 SHA = sha256(DATA)
@@ -242,6 +244,28 @@ def test_a_folder_that_cannot_be_written_to_is_told(library: Library, tmp_path: 
     (pulled,) = Store(tmp_path / "file" / "models").pull([one], rules_for(library.host))
     assert pulled.problem is not None
     assert pulled.problem.code == "disk_full"
+
+
+def test_a_folder_that_is_only_read_serves_what_it_has(
+    library: Library, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = entry(library.put("/x", DATA, cuts=[2_000_000, 0, 0]), sha256=SHA)
+    store = Store(root)
+    store.pull([one], rules_for(library.host))
+    (root / "loras").mkdir()
+    (root / "loras" / "x.safetensors").write_bytes(DATA)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    # What root may not do here is mount; this is what the system says there.
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    assert [p.how for p in store.pull([one], rules_for(library.host))] == ["present"]
+    (other,) = store.pull([entry(one.url, name="y.safetensors")], rules_for(library.host))
+    assert other.problem is not None
+    assert "Read-only" in str(other.problem)
+    with pytest.raises(JobFailed, match="Read-only"):
+        store.prune()
 
 
 def test_a_disk_that_takes_no_more_is_told_and_gone_on_from(library: Library, root: Path) -> None:

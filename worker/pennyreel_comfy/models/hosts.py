@@ -101,7 +101,7 @@ class Hosts:
             raise error(
                 Code.MODEL_REFUSED,
                 f"models are not taken over plain http from {target.host}",
-                hint="Use https.",
+                hint="Use https. A host of your own is allowed with its port: HOST:PORT.",
             )
 
     def _token(self, target: Target) -> dict[str, str]:
@@ -121,5 +121,6 @@ def _refused(target: Target, why: str) -> PennyreelError:
     return error(
         Code.MODEL_REFUSED,
         f"models are not downloaded from {target.host}: {why}",
-        hint=f"Use {' or '.join(ORIGINS)}, or have the operator allow it (PENNYREEL_MODEL_HOSTS).",
+        hint=f"Use {' or '.join(ORIGINS)}, or have it allowed: --allow-host {target.host}, "
+        "and in a worker PENNYREEL_MODEL_HOSTS.",
     )

@@ -130,13 +130,21 @@ class Store:
     def verify(
         self, entries: Sequence[Entry], *, deadline: Deadline, cancel: CancelToken
     ) -> Iterator[Verified]:
-        """Read the entries' files anew and compare them. Yields each when it is known."""
+        """Read the entries' files anew and compare them. Yields each when it is known.
+
+        Raises:
+            BadRequest: `bad_input`: one cannot be read.
+
+        """
         for entry in entries:
             path = self.path(entry)
             if not path.is_file():
                 yield Verified(entry, "missing")
                 continue
-            digest = sha256_of(path, deadline=deadline, cancel=cancel)
+            try:
+                digest = sha256_of(path, deadline=deadline, cancel=cancel)
+            except OSError as problem:
+                raise error(Code.BAD_INPUT, f"{path} cannot be read: {problem.strerror}") from None
             self._digests.remember(self._as_root, path, digest)
             same: Verdict = "good" if digest == entry.sha256 else "different"
             yield Verified(entry, same if entry.sha256 else "unpinned", digest)
@@ -162,6 +170,9 @@ class Store:
 
     def _pull(self, entry: Entry, path: Path, rules: Rules, force: bool) -> Pulled:
         check_pinned(entry.name, entry.sha256)
+        there = self._present(entry, rules)
+        if there is not None and there.problem is None:
+            return there  # without the lock, which a folder that is only read cannot have
         part = part_of(self.root, f"{entry.folder}/{entry.name}")
         with locked(
             part.with_suffix(".lock"),
