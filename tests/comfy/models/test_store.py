@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -288,6 +289,33 @@ def test_a_disk_that_takes_no_more_is_told_and_gone_on_from(library: Library, ro
     assert Store(root).pull([one], rules_for(library.host))[0].how == "downloaded"
     assert library.asked[0].start > 1_000_000
     assert (root / "loras" / "x.safetensors").read_bytes() == DATA
+
+
+def test_two_downloads_are_not_promised_the_same_room(
+    library: Library, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = entry(library.put("/x", DATA, hold_at=4_000_000))
+    after = entry(library.put("/y", DATA), name="y.safetensors")
+    store, pulled = Store(root), list[Any]()
+
+    def pull(one: Entry) -> None:
+        pulled.extend(store.pull([one], rules_for(library.host)))
+
+    thread = threading.Thread(target=pull, args=(held,))
+    thread.start()
+    assert library.held.wait(30)
+    # Room for one of them, whatever else writes to this disk.
+    little = shutil.disk_usage(root)._replace(free=7_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: little)
+        patch.setattr(parts_module, "MIN_FREE_BYTES", 0)
+        pull(after)
+    library.go_on.set()
+    thread.join(30)
+    assert [p.how for p in pulled] == ["failed", "downloaded"]
+    assert pulled[0].problem.code == "disk_full"
+    pull(after)
+    assert pulled[2].how == "downloaded"
 
 
 # Folders on other disks.

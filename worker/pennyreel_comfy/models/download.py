@@ -185,8 +185,7 @@ def _take(reply: Stream, want: Want, part: Part, rules: Rules, origin: Origin) -
         # The whole file: it has changed, or this server knows no ranges.
         part.begin(Origin.of(want.url, _validator(reply), total))
     if total is not None:
-        rules.room(total - part.size)
-        check_room(part.path.parent, total - part.size)
+        part.promise(total, rules.room)
     _copy(reply, want, part, rules, want.size if total is None else total)
 
 
