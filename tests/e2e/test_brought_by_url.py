@@ -16,12 +16,15 @@ from fakes.waits import eventually
 from pennyreel.config import Settings
 from pennyreel.devstack import DevStack, Options
 from pennyreel_comfy.install import Installation
+from pennyreel_comfy.models import Entry
+from pennyreel_comfy.models.manifest import written
 from pennyreel_contract import ErrorInfo, new_attempt_id
 from worker.support import node
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
 CHECKPOINT, LORA = "mine/brought.safetensors", "style.safetensors"
+PICKLE = b"not safe by its name: the operator's list vouches for it"
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +36,18 @@ def hosts() -> Iterator[tuple[Library, Library]]:
 
 @pytest.fixture(scope="module")
 def platform(
-    comfyui: Installation, settings: Settings, hosts: tuple[Library, Library]
+    comfyui: Installation,
+    settings: Settings,
+    hosts: tuple[Library, Library],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Platform]:
     allowed = {"PENNYREEL_MODEL_HOSTS": ",".join(library.host for library in hosts)}
+    mine = tmp_path_factory.mktemp("lists") / "mine.toml"
+    known = Entry(
+        name="known.ckpt", folder="loras", url=at(*hosts, 6, PICKLE), sha256=sha256(PICKLE)
+    )
+    mine.write_text(written(known))
+    allowed["PENNYREEL_MODEL_LISTS"] = str(mine)
     allowed |= {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
     options = Options(
         workers_min=1, workers_max=1, s3=False, comfyui=comfyui.layout.root, worker_env=allowed
@@ -87,6 +99,9 @@ def test_a_checkpoint_and_a_lora_come_by_url_once_and_are_loaded(
         assert answer["status"] == "COMPLETED", answer
         assert answer["output"]["artifacts"]
     assert [hosts[1].count(f"/bucket/{number}") for number in (1, 2)] == [1, 1]
+    known = {"folder": "loras", "name": "known.ckpt", "url": at(*hosts, 6, PICKLE)}
+    assert run(platform, *needs, known)["status"] == "COMPLETED"
+    assert hosts[1].count("/bucket/6") == 1
 
 
 @pytest.mark.parametrize(

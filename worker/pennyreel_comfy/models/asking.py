@@ -61,6 +61,7 @@ def file_name(url: str, hosts: Hosts, *, cancel: CancelToken, seconds: float = A
             policy=hosts.policy(url),
         ) as reply:
             check_answer(url, reply, hosts)
+            # UNVERIFIED: Civitai's addresses are numbers, and its stores send the name in here.
             return _named(reply.header("Content-Disposition"))
     except PennyreelError as problem:
         if problem.code != Code.INPUT_UNREACHABLE.value:
