@@ -291,6 +291,11 @@ def test_a_page_is_not_taken_for_a_model(library: Library, part: Path) -> None:
         with pytest.raises(BadRequest, match="web page") as caught:
             get(url, part, rules_for(library.host), sha256=sha256_)
         assert caught.value.code == "model_refused"
+    told = library.put(
+        "/told", b'{"error":"Unauthorized"}', headers={"Content-Type": "application/json"}
+    )
+    with pytest.raises(BadRequest, match="a message, not"):
+        get(told, part, rules_for(library.host))
     assert "CIVITAI_API_KEY" in _page_hint("https://civitai.com/api/download/models/1", Hosts())
 
 

@@ -11,17 +11,18 @@ def check_answer(url: str, reply: Stream, hosts: Hosts) -> None:
     """Raise where an answer is no file, or no part of one.
 
     Raises:
-        BadRequest: `model_refused`: it is a web page, such as one to log in.
+        BadRequest: `model_refused`: it is a web page, such as one to log in, or a message.
         JobFailed: `input_unreachable`: the host refuses, with `retry_after_s` in its detail where
             it asks for a pause; `model_download_failed`: it packed the file.
 
     """
     if reply.status not in {200, 206}:
         raise _refusal(url, reply, hosts)
-    if reply.page:
+    kind = reply.header("Content-Type").partition(";")[0].strip().lower()
+    if reply.page or kind == "application/json":
         raise error(
             Code.MODEL_REFUSED,
-            f"{reply.name} leads to a web page, not to a file",
+            f"{reply.name} leads to a {'web page' if reply.page else 'message'}, not to a file",
             hint=_page_hint(url, hosts),
         )
     packed = reply.header("Content-Encoding").strip().lower()
