@@ -270,10 +270,9 @@ def test_a_pause_that_the_host_asks_for_is_kept(library: Library, part: Path) ->
     thread = threading.Thread(target=answers)
     thread.start()
     began = time.monotonic()
-    assert get(url, part, rules_for(library.host)).sha256 == SHA
+    assert get(url, part, rules_for(library.host, pauses_s=(0.01,) * 20)).sha256 == SHA
     thread.join()
-    assert time.monotonic() - began >= 2
-    assert library.count("/x") == 3
+    assert time.monotonic() - began >= library.count("/x") - 1 >= 2
 
 
 def test_a_pause_that_would_take_for_ever_is_told_instead(library: Library, part: Path) -> None:
@@ -367,12 +366,18 @@ def test_a_host_that_is_not_listed_is_never_asked(library: Library, part: Path) 
         ("https://wild.example/a", False),
         ("http://store.lan:9000/a", True),
         ("http://store.lan:9001/a", False),
+        ("http://[fd00::1]:9000/a", True),
+        ("http://pasted.lan:9000/a", True),
+        ("http://pasted.lan/a", False),
         ("https://me:pw@huggingface.co/a", False),
         ("file:///etc/passwd", False),
     ],
 )
 def test_a_download_starts_at_listed_hosts_only(url: str, allowed: bool) -> None:
-    hosts = Hosts(["models.lan.example", "*.wild.example", "Store.lan:9000"])
+    hosts = Hosts(
+        ["models.lan.example", "*.wild.example", "Store.lan:9000", "[fd00::1]:9000",
+         "http://Pasted.lan:9000/bucket"]
+    )  # fmt: skip
     if allowed:
         hosts.check(url)
         return
