@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ import pytest
 from client.commands import Cli, called
 from comfy.models.library import Library, safetensors, sha256
 from fakes.waits import eventually
+from pennyreel.cli._models import file_url
+from pennyreel.provision.here import Here
 from pennyreel_comfy.models import Entry, load
 from pennyreel_comfy.models.manifest import written
 
@@ -169,6 +172,83 @@ def test_add_refuses_another_file_than_its_sum_says(
     assert not (home / "models.toml").exists()
     assert cli("add", url, *given, sha256(b"a pickle")).code == 0
     assert (root / "checkpoints" / "a.ckpt").read_bytes() == b"a pickle"
+
+
+def test_add_calls_a_file_as_its_host_does_where_the_url_does_not_say(
+    cli: Cli, root: Path, library: Library
+) -> None:
+    url = library.put(
+        "/api/download/models/1", DATA,
+        headers={"Content-Disposition": 'attachment; filename="..\\\\my/Lora v2.safetensors"'},
+    )  # fmt: skip
+    ran = cli("add", url, "--folder", "loras", "--allow-host", library.host)
+    assert ran.code == 0, ran.err
+    assert (root / "loras" / "Lora v2.safetensors").read_bytes() == DATA
+    for headers in ({}, {"Content-Disposition": "inline"}):
+        nameless = library.put("/api/download/models/2", DATA, headers=headers)
+        ran = cli("add", nameless, "--folder", "loras", "--allow-host", library.host)
+        assert (ran.code, "--name" in ran.err) == (2, True)
+    gone = cli("add", f"http://{library.host}/3", "--folder", "loras", "--allow-host", library.host)
+    assert (gone.code, "404" in gone.err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (
+            "https://huggingface.co/a/b/blob/main/x.sft",
+            "https://huggingface.co/a/b/resolve/main/x.sft",
+        ),
+        (
+            "https://civitai.com/models/4384/dreamshaper?modelVersionId=128713",
+            "https://civitai.com/api/download/models/128713",
+        ),
+        ("https://example.com/models/4384", "https://example.com/models/4384"),
+    ],
+)
+def test_the_address_that_a_browser_shows_is_made_the_files(given: str, meant: str) -> None:
+    assert file_url(given) == meant
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://civitai.com/models/4384", "Download button"),
+        ("https://civitai.com/api/download/models/1?Token=hunter2", "CIVITAI_API_KEY"),
+        ("https://bucket.example/x.sft?X-Amz-Signature=hunter2", "holds a key"),
+    ],
+)
+def test_an_address_that_is_a_page_or_holds_a_key_is_not_written_down(
+    url: str, told: str, cli: Cli, home: Path
+) -> None:
+    ran = cli("add", url, "--folder", "loras")
+    assert (ran.code, told in ran.err, "hunter2" in ran.err) == (2, True, False)
+    assert not (home / "models.toml").exists()
+
+
+def test_add_does_not_take_a_file_that_was_there_for_what_the_url_leads_to(
+    cli: Cli, root: Path, home: Path, library: Library
+) -> None:
+    (root / "loras").mkdir(parents=True)
+    (root / "loras" / "x.safetensors").write_bytes(b"another one")
+    url = library.put("/x.safetensors", DATA)
+    given = ["add", url, "--folder", "loras", "--allow-host", library.host]
+    ran = cli(*given)
+    assert (ran.code, f"--sha256 {sha256(b'another one')}" in ran.err) == (2, True)
+    assert not (home / "models.toml").exists()
+    (root / "loras" / "x.safetensors").write_bytes(DATA)
+    assert cli(*given, "--sha256", SHA).code == 0
+    assert library.asked == []
+
+
+def test_many_who_add_at_the_same_time_are_all_written_down(home: Path, root: Path) -> None:
+    def add(number: int) -> None:
+        url = f"https://huggingface.co/a/{number}.sft"
+        Here.load(root).write(Entry(name=f"{number}.sft", folder="loras", url=url))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(40)))
+    assert len(load([home / "models.toml"]).entries) == len(load().entries) + 40
 
 
 def test_prune_says_what_it_removes(cli: Cli, root: Path, mine: Entry, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ GOOD: list[tuple[dict[str, str], str, Any]] = [
     ({"PENNYREEL_LEAST_FREE_BYTES": "0"}, "least_free_bytes", 0),
     ({"PENNYREEL_ALLOW_NODES": "A, B"}, "allow_nodes", frozenset({"A", "B"})),
     ({"PENNYREEL_MODEL_ROOTS": "/a:/b"}, "model_roots", (Path("/a"), Path("/b"))),
+    ({"PENNYREEL_MODEL_LISTS": "/a:/b"}, "model_lists", (Path("/a"), Path("/b"))),
     ({"PENNYREEL_MODEL_DIR": "/m"}, "model_dir", Path("/m")),
     ({"PENNYREEL_MODEL_HOSTS": "Example.com"}, "model_hosts", frozenset({"example.com"})),
     ({"PENNYREEL_MODEL_MAX_BYTES": "7"}, "model_max_bytes", 7),

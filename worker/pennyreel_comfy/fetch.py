@@ -67,7 +67,7 @@ def fetch(
     with stream(url, deadline=deadline, allow_hosts=allow_hosts, cancel=cancel) as reply:
         if reply.status != 200:
             raise reply.refusal()
-        if not pages and _kind(reply) in _PAGES:
+        if not pages and reply.page:
             raise error(
                 Code.BAD_INPUT,
                 f"{reply.name}: the URL leads to a page, not a file",
@@ -97,6 +97,11 @@ class Stream:
     def length(self) -> int | None:
         """The bytes that this answer announces, where it announces any."""
         return whole(self.header("Content-Length"))
+
+    @property
+    def page(self) -> bool:
+        """Whether it says that it is a web page."""
+        return self.header("Content-Type").partition(";")[0].strip().lower() in _PAGES
 
     def refusal(self) -> PennyreelError:
         """Return the error for a status that is no success."""
@@ -271,10 +276,6 @@ def _connect(target: Target, addresses: list[str], cutter: _Cutter) -> HTTPConne
         else:
             return connection
     raise cutter.translate(problem) from None
-
-
-def _kind(reply: Stream) -> str:
-    return reply.header("Content-Type").partition(";")[0].strip().lower()
 
 
 def _save(reply: Stream, path: Path, most: int) -> str:

@@ -15,9 +15,12 @@ class Models:
         """Look for volumes; nothing is written yet.
 
         Args:
-            settings: more folders, hosts, limits and tokens.
+            settings: more folders, lists of models, hosts, limits and tokens.
             own: ComfyUI's own folder of models; None where it is not known.
             work: this process's folder, which ends with it.
+
+        Raises:
+            SetupNeeded: `not_configured`: a list of models cannot be read.
 
         """
         baked = [Root(own)] if own is not None else []
@@ -32,7 +35,7 @@ class Models:
             most=settings.model_max_bytes,
             disk_bytes=settings.model_disk_bytes,
             roots=self.roots,
-            manifest=load(),
+            manifest=load(settings.model_lists),
         )
         self._config = work / "models.yaml"
 

@@ -52,6 +52,7 @@ class Settings:
     allow_hosts: frozenset[str] = frozenset()
     allow_nodes: frozenset[str] = frozenset()
     model_roots: tuple[Path, ...] = ()
+    model_lists: tuple[Path, ...] = ()
     model_dir: Path | None = None
     model_hosts: frozenset[str] = frozenset()
     model_max_bytes: int = 50 * 1024**3
@@ -134,6 +135,7 @@ def _models(read: _Reader) -> dict[str, Any]:
     folder = read.text("PENNYREEL_MODEL_DIR")
     return {
         "model_roots": tuple(Path(p) for p in read.parts("PENNYREEL_MODEL_ROOTS", ":")),
+        "model_lists": tuple(Path(p) for p in read.parts("PENNYREEL_MODEL_LISTS", ":")),
         "model_dir": Path(folder) if folder else None,
         "model_hosts": frozenset(h.lower() for h in read.parts("PENNYREEL_MODEL_HOSTS", ",")),
         "model_max_bytes": read.integer("PENNYREEL_MODEL_MAX_BYTES", 50 * 1024**3, least=1),

@@ -17,19 +17,24 @@ if TYPE_CHECKING:
     from pennyreel.provision.here import Here
     from pennyreel_comfy.models import Entry, Progress, Rules
 
-_SECRETS = ("token", "api_key", "apikey", "key", "access_token")
+_SECRETS = (
+    *("token", "api_key", "apikey", "key", "access_token"),
+    *("sig", "signature", "x-amz-signature", "x-goog-signature"),
+)
 
 
-def entry_of(url: str, name: str | None, given: dict[str, Any]) -> Entry:
-    """Return the entry for a URL; raises `bad_request` where it is none that may be written."""
-    from pydantic import ValidationError
+def file_url(url: str) -> str:
+    """Return the URL of the file itself, where a browser's address was given.
 
+    Raises:
+        BadRequest: `bad_request`: it is no URL, holds a key, or leads to a page.
+
+    """
     from pennyreel.errors import Code, error
-    from pennyreel_comfy.models import Entry
 
     try:
         parts = urlsplit(url)
-        query = parse_qs(parts.query)
+        query = {word.lower(): values for word, values in parse_qs(parts.query).items()}
     except ValueError:
         raise error(Code.BAD_REQUEST, "that is no http(s) URL") from None
     if any(word in query for word in _SECRETS):
@@ -39,9 +44,50 @@ def entry_of(url: str, name: str | None, given: dict[str, Any]) -> Entry:
             hint="Take it out of the URL, and set HF_TOKEN or CIVITAI_API_KEY instead.",
         )
     if parts.hostname == "huggingface.co":  # what the browser shows is a page about the file
-        url = url.replace("/blob/", "/resolve/", 1)
+        return url.replace("/blob/", "/resolve/", 1)
+    if parts.hostname == "civitai.com" and parts.path.startswith("/models/"):
+        version = query.get("modelversionid", [""])[0]
+        if not version.isdecimal():
+            raise error(
+                Code.BAD_REQUEST,
+                "that is the page about a model, which may have several files",
+                hint="Pass the address of its Download button: "
+                "https://civitai.com/api/download/models/NUMBER",
+            )
+        return f"https://civitai.com/api/download/models/{version}"
+    return url
+
+
+def name_of(here: Here, url: str, allow: Sequence[str]) -> str:
+    """Return what a file is called: as its URL ends, else as its host says."""
+    from pennyreel.errors import Code, error
+    from pennyreel_comfy.models.asking import file_name
+    from pennyreel_comfy.models.names import PICKLES, SAFE
+    from pennyreel_comfy.waiting import CancelToken
+
+    parts = urlsplit(url)
+    name = PurePosixPath(unquote(parts.path)).name
+    if parts.hostname == "huggingface.co" or name.lower().endswith((*SAFE, *PICKLES)):
+        return name
+    said = file_name(url, here.hosts(allow), cancel=CancelToken())
+    if said is None:
+        raise error(
+            Code.BAD_REQUEST,
+            "neither the URL nor its host says what the file is called",
+            hint="Give it a name: --name my-model.safetensors",
+        )
+    return said
+
+
+def entry_of(url: str, name: str, given: dict[str, Any]) -> Entry:
+    """Return the entry for a URL; raises `bad_request` where it is none that may be written."""
+    from pydantic import ValidationError
+
+    from pennyreel.errors import Code, error
+    from pennyreel_comfy.models import Entry
+
     try:
-        return Entry(url=url, name=name or unquote(PurePosixPath(parts.path).name), **given)
+        return Entry(url=url, name=name, **given)
     except ValidationError as problem:
         told = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'name'}: {e['msg'].removeprefix('Value error, ')}"

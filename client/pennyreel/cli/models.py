@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pennyreel.cli._models import entry_of, rules_of
+from pennyreel.cli._models import entry_of, file_url, name_of, rules_of
 from pennyreel.cli.common import echo_json, say
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def prune(
 @command.command()
 @click.argument("url")
 @click.option("--folder", required=True, help="ComfyUI's folder for it, such as loras.")
-@click.option("--name", help="What graphs call it.  [default: as in the URL]")
+@click.option("--name", help="What graphs call it.  [default: as its URL ends, or its host says]")
 @click.option("--sha256", help="What it must be. A pickle (.ckpt, .pt, ...) has to have one.")
 @click.option("--licence", help="Its licence.  [default: unknown]")
 @click.option("--set", "sets", multiple=True, metavar="SET", help="A set that it belongs to.")
@@ -208,20 +208,25 @@ def add(
     from pennyreel.provision.here import Here, raise_failed
 
     here = Here.load(root, manifests)
+    url = file_url(url)
     given = {"folder": folder, "sha256": sha256, "licence": licence, "sets": sets}
-    entry = entry_of(url, name, {field: value for field, value in given.items() if value})
+    entry = entry_of(
+        url,
+        name or name_of(here, url, allow_hosts),
+        {field: value for field, value in given.items() if value},
+    )
     here.check_new(entry)
     with rules_of(here, allow_hosts, timeout_s, quiet=as_json) as rules:
         (done,) = here.store.pull([entry], rules)
     raise_failed([done] if done.problem else [], 1)
-    digest = done.sha256 or here.digest(entry)
-    entry = entry.model_copy(update={"sha256": digest, "bytes": done.size})
+    here.check_meant(done)
+    entry = entry.model_copy(update={"sha256": done.sha256, "bytes": done.size})
     here.write(entry)
     if as_json:
-        echo_json({"manifest": str(here.mine), **_pulled(done), "sha256": digest})
+        echo_json({"manifest": str(here.mine), **_pulled(done)})
         return
     click.echo(done.path)
-    say(f"sha256 {digest}; licence: {entry.licence}; written into {here.mine}")
+    say(f"sha256 {done.sha256}; licence: {entry.licence}; written into {here.mine}")
 
 
 def _described(store: Store, entry: Entry) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pennyreel.errors import Code, error
 from pennyreel_comfy import models
 from pennyreel_comfy.install import Installation
 from pennyreel_comfy.models import Entry, Hosts, Manifest, Pulled, Store
+from pennyreel_comfy.models.lock import locked
 from pennyreel_comfy.models.manifest import parse, written
 from pennyreel_comfy.waiting import CancelToken, Deadline
 
@@ -71,19 +72,32 @@ class Here:
                 hint="Choose another --name, or take it out of that file.",
             )
 
-    def digest(self, entry: Entry) -> str:
-        """Read a file that is there for its sha256."""
-        (found,) = self.store.verify([entry], deadline=Deadline(None), cancel=CancelToken())
-        return found.sha256
+    def check_meant(self, done: Pulled) -> None:
+        """Refuse a file that was there before: its content need not be what the URL leads to."""
+        if done.sha256:
+            return
+        (found,) = self.store.verify([done.entry], deadline=Deadline(None), cancel=CancelToken())
+        raise error(
+            Code.BAD_REQUEST,
+            f"{done.path} was there already, and nothing says that it is what the URL leads to",
+            hint=f"If it is, add --sha256 {found.sha256}; if not, choose another --name.",
+        )
 
     def write(self, entry: Entry) -> None:
-        """Add an entry to the user's own list."""
+        """Add an entry to the user's own list, whoever else does that now."""
         self.mine.parent.mkdir(parents=True, exist_ok=True)
-        before = self.mine.read_text(encoding="utf-8") if self.mine.exists() else ""
-        gap = "\n" if before else ""
-        temporary = self.mine.with_suffix(".tmp")
-        temporary.write_text(f"{before.rstrip()}{gap * 2}{written(entry)}", encoding="utf-8")
-        temporary.replace(self.mine)
+        with locked(
+            self.mine.with_suffix(".lock"),
+            deadline=Deadline(30),
+            cancel=CancelToken(),
+            doing=f"waiting for {self.mine}",
+        ):
+            self.check_new(entry)
+            before = self.mine.read_text(encoding="utf-8") if self.mine.exists() else ""
+            gap = "\n" if before else ""
+            temporary = self.mine.with_suffix(".tmp")
+            temporary.write_text(f"{before.rstrip()}{gap * 2}{written(entry)}", encoding="utf-8")
+            temporary.replace(self.mine)
 
 
 def raise_failed(failed: Sequence[Pulled], of: int) -> None:

@@ -35,6 +35,10 @@ class Shelved:
     status: int = 200
     location: str = ""
     length: bool = True
+    announced: int | None = None
+    """The length that is told, where it is not the true one."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """More of them."""
     cuts: list[int] = field(default_factory=list)
     """After so many bytes the connection is cut; one for each request, then no more."""
     hold_at: int | None = None
@@ -73,7 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _status(self, asked: Asked, shelved: Shelved) -> int:
         if shelved.etag and self.headers.get("If-None-Match") == shelved.etag:
             return 304
-        unchanged = self.headers.get("If-Range", shelved.etag) == shelved.etag
+        mark = shelved.etag or shelved.headers.get("Last-Modified", "")
+        unchanged = self.headers.get("If-Range", mark) == mark
         if shelved.status == 200 and shelved.ranges and "Range" in self.headers and unchanged:
             return 206 if asked.start < len(shelved.data) else 416
         return shelved.status
@@ -85,10 +90,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", shelved.etag)
         if shelved.location:
             self.send_header("Location", shelved.location)
+        for name, value in shelved.headers.items():
+            if status != 206 or name != "Last-Modified":  # RFC 9110, 15.3.7, after an If-Range
+                self.send_header(name, value)
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         if shelved.length and status != 304:
             length = size - start if status in {200, 206} else 0
+            if shelved.announced is not None and status == 200:
+                length = shelved.announced
             self.send_header("Content-Length", str(length))
         self.end_headers()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ import pytest
 from comfy.models.library import Library, safetensors, sha256
 from fakes.waits import eventually
 from pennyreel_comfy.models import Hosts, Progress, Rules
+from pennyreel_comfy.models import download as download_module
 from pennyreel_comfy.models import parts as parts_module
+from pennyreel_comfy.models.answers import _page_hint
 from pennyreel_comfy.models.download import Got, Want, download
 from pennyreel_comfy.models.parts import Part
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -70,6 +74,54 @@ def test_one_that_never_gets_any_further_is_given_up(library: Library, part: Pat
     assert (caught.value.code, caught.value.retryable) == ("model_download_failed", True)
     assert library.count("/x") == 3
     assert part.stat().st_size == 500_000
+
+
+@pytest.mark.parametrize("cuts", [[500_000, 400_000] * 20, [500_000, 500_000] * 20])
+def test_one_that_only_begins_anew_is_given_up(
+    cuts: list[int], library: Library, part: Path
+) -> None:
+    url = library.put("/x", DATA, ranges=False, cuts=cuts)
+    with pytest.raises(JobFailed) as caught:
+        get(url, part, rules_for(library.host))
+    assert (caught.value.code, caught.value.retryable) == ("model_download_failed", True)
+    assert library.count("/x") == 3
+
+
+def test_a_length_that_is_not_true_ends_in_an_error(library: Library, part: Path) -> None:
+    url = library.put("/x", DATA, announced=len(DATA) + 1000)
+    with pytest.raises(JobFailed) as caught:
+        get(url, part, rules_for(library.host))
+    assert caught.value.code == "model_download_failed"
+    assert library.count("/x") == 3
+
+
+def test_a_host_that_sends_more_than_there_is_does_not_fill_the_disk(
+    library: Library, part: Path
+) -> None:
+    url = library.put("/x", DATA * 20, length=False)
+    with pytest.raises(JobFailed, match="more than"):
+        get(url, part, rules_for(library.host), size=len(DATA))
+    assert part.stat().st_size == 0
+
+
+def test_a_known_size_finds_out_what_was_cut_short(library: Library, part: Path) -> None:
+    url = library.put("/x", DATA, length=False, cuts=[2_000_000])
+    assert get(url, part, rules_for(library.host), size=len(DATA)).sha256 == SHA
+
+
+def test_what_others_fill_a_disk_with_ends_a_download_in_time(
+    library: Library, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = library.put("/x", DATA)
+    monkeypatch.setattr(download_module, "ROOM_STEP", 1_000_000)
+
+    def filled(_: Progress) -> None:
+        monkeypatch.setattr(parts_module, "MIN_FREE_BYTES", 1 << 60)
+
+    with pytest.raises(JobFailed) as caught:
+        get(url, part, rules_for(library.host, progress=filled))
+    assert caught.value.code == "disk_full"
+    assert 0 < part.stat().st_size < len(DATA)
 
 
 def test_what_an_earlier_call_left_is_gone_on_with(library: Library, part: Path) -> None:
@@ -208,6 +260,60 @@ def test_a_refusal_by_the_host_is_told(
     assert "SECRET" not in str(caught.value.info)
 
 
+def test_a_pause_that_the_host_asks_for_is_kept(library: Library, part: Path) -> None:
+    url = library.put("/x", DATA, status=429, headers={"Retry-After": "1"})
+
+    def answers() -> None:
+        eventually(lambda: library.count("/x") == 2)
+        library.put("/x", DATA)
+
+    thread = threading.Thread(target=answers)
+    thread.start()
+    began = time.monotonic()
+    assert get(url, part, rules_for(library.host, pauses_s=(0.01,) * 20)).sha256 == SHA
+    thread.join()
+    assert time.monotonic() - began >= library.count("/x") - 1 >= 2
+
+
+def test_a_pause_that_would_take_for_ever_is_told_instead(library: Library, part: Path) -> None:
+    url = library.put("/x", b"", status=429, headers={"Retry-After": "3600"})
+    with pytest.raises(JobFailed, match="answers 429") as caught:
+        get(url, part, rules_for(library.host))
+    assert (caught.value.retryable, caught.value.info.detail) == (True, {"retry_after_s": 3600})
+    assert library.count("/x") == 1
+
+
+def test_a_page_is_not_taken_for_a_model(library: Library, part: Path) -> None:
+    given = {"Content-Type": "text/html; charset=utf-8"}
+    url = library.put("/login", b"<!doctype html><title>Log in", headers=given)
+    for sha256_ in (None, SHA):
+        with pytest.raises(BadRequest, match="web page") as caught:
+            get(url, part, rules_for(library.host), sha256=sha256_)
+        assert caught.value.code == "model_refused"
+    told = library.put(
+        "/told", b'{"error":"Unauthorized"}', headers={"Content-Type": "application/json"}
+    )
+    with pytest.raises(BadRequest, match="a message, not"):
+        get(told, part, rules_for(library.host))
+    assert "CIVITAI_API_KEY" in _page_hint("https://civitai.com/api/download/models/1", Hosts())
+
+
+def test_a_file_that_comes_packed_is_not_kept(library: Library, part: Path) -> None:
+    url = library.put("/x", gzip.compress(DATA), headers={"Content-Encoding": "gzip"})
+    with pytest.raises(JobFailed, match="packed") as caught:
+        get(url, part, rules_for(library.host))
+    assert not caught.value.retryable
+    assert library.count("/x") == 1
+
+
+def test_a_date_is_enough_to_go_on_from(library: Library, part: Path) -> None:
+    dated = {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    url = library.put("/x", DATA, etag="", headers=dated, cuts=[2_000_000])
+    assert get(url, part, rules_for(library.host)).sha256 == SHA
+    assert [a.start for a in library.asked] == [0, 2_000_000]
+    assert library.asked[1].headers["If-Range"] == dated["Last-Modified"]
+
+
 def test_a_cancellation_ends_it_at_once_and_keeps_what_came(library: Library, part: Path) -> None:
     url, token = library.put("/x", DATA, hold_at=2_000_000), CancelToken()
 
@@ -260,12 +366,18 @@ def test_a_host_that_is_not_listed_is_never_asked(library: Library, part: Path) 
         ("https://wild.example/a", False),
         ("http://store.lan:9000/a", True),
         ("http://store.lan:9001/a", False),
+        ("http://[fd00::1]:9000/a", True),
+        ("http://pasted.lan:9000/a", True),
+        ("http://pasted.lan/a", False),
         ("https://me:pw@huggingface.co/a", False),
         ("file:///etc/passwd", False),
     ],
 )
 def test_a_download_starts_at_listed_hosts_only(url: str, allowed: bool) -> None:
-    hosts = Hosts(["models.lan.example", "*.wild.example", "Store.lan:9000"])
+    hosts = Hosts(
+        ["models.lan.example", "*.wild.example", "Store.lan:9000", "[fd00::1]:9000",
+         "http://Pasted.lan:9000/bucket"]
+    )  # fmt: skip
     if allowed:
         hosts.check(url)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,10 +15,11 @@ import pytest
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.install import Installation
 from pennyreel_comfy.models import Root, find_roots, paths_yaml
+from pennyreel_comfy.models.digests import Digests
 from pennyreel_comfy.models.names import FOLDERS, WEIGHT_FOLDERS
 from pennyreel_comfy.models.roots import locate
 from pennyreel_comfy.process import ComfyProcess
-from pennyreel_comfy.waiting import Deadline
+from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import SetupNeeded
 
 COMFYUI = Path(
@@ -59,6 +61,19 @@ def test_what_is_not_there_or_holds_no_models_is_no_root(tmp_path: Path) -> None
 def test_a_folder_of_models_may_itself_be_named(tmp_path: Path) -> None:
     put(tmp_path / "mine" / "loras" / "x.safetensors")
     assert find_roots([tmp_path / "mine"]) == [Root(tmp_path / "mine")]
+
+
+def test_a_folder_may_be_named_from_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine" / "loras" / "x.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"weights")
+    monkeypatch.chdir(tmp_path)
+    (root,) = find_roots([Path("mine")])
+    assert (root, path) == locate([root], "loras", "x.safetensors")
+    digest = Digests().of(root, path, deadline=Deadline(10), cancel=CancelToken())
+    assert digest == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_one_volume_under_two_names_counts_once(tmp_path: Path) -> None:

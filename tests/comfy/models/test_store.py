@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from comfy.models.library import Library, safetensors, sha256
 from comfy.models.test_download import rules_for
 from fakes.waits import eventually
 from pennyreel_comfy.models import Entry, Store
+from pennyreel_comfy.models import parts as parts_module
 from pennyreel_comfy.models.__main__ import main
 from pennyreel_comfy.models.digests import STATE
 from pennyreel_comfy.models.manifest import written
+from pennyreel_comfy.models.parts import Origin, Part
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import JobCancelled
+from pennyreel_contract import JobCancelled, JobFailed
 
 DATA = safetensors(6_000_000)
 SHA = sha256(DATA)
@@ -241,6 +247,28 @@ def test_a_folder_that_cannot_be_written_to_is_told(library: Library, tmp_path: 
     assert pulled.problem.code == "disk_full"
 
 
+def test_a_folder_that_is_only_read_serves_what_it_has(
+    library: Library, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = entry(library.put("/x", DATA, cuts=[2_000_000, 0, 0]), sha256=SHA)
+    store = Store(root)
+    store.pull([one], rules_for(library.host))
+    (root / "loras").mkdir()
+    (root / "loras" / "x.safetensors").write_bytes(DATA)
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    # What root may not do here is mount; this is what the system says there.
+    monkeypatch.setattr(FileLock, "acquire", read_only)
+    assert [p.how for p in store.pull([one], rules_for(library.host))] == ["present"]
+    (other,) = store.pull([entry(one.url, name="y.safetensors")], rules_for(library.host))
+    assert other.problem is not None
+    assert "Read-only" in str(other.problem)
+    with pytest.raises(JobFailed, match="Read-only"):
+        store.prune()
+
+
 def test_a_disk_that_takes_no_more_is_told_and_gone_on_from(library: Library, root: Path) -> None:
     one = entry(library.put("/x", DATA), sha256=SHA)
     manifest = root.parent / "models.toml"
@@ -261,6 +289,76 @@ def test_a_disk_that_takes_no_more_is_told_and_gone_on_from(library: Library, ro
     assert Store(root).pull([one], rules_for(library.host))[0].how == "downloaded"
     assert library.asked[0].start > 1_000_000
     assert (root / "loras" / "x.safetensors").read_bytes() == DATA
+
+
+def test_two_downloads_are_not_promised_the_same_room(
+    library: Library, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = entry(library.put("/x", DATA, hold_at=4_000_000))
+    after = entry(library.put("/y", DATA), name="y.safetensors")
+    store, pulled = Store(root), list[Any]()
+
+    def pull(one: Entry) -> None:
+        pulled.extend(store.pull([one], rules_for(library.host)))
+
+    thread = threading.Thread(target=pull, args=(held,))
+    thread.start()
+    assert library.held.wait(30)
+    # Room for one of them, whatever else writes to this disk.
+    little = shutil.disk_usage(root)._replace(free=7_000_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: little)
+        patch.setattr(parts_module, "MIN_FREE_BYTES", 0)
+        pull(after)
+    library.go_on.set()
+    thread.join(30)
+    assert [p.how for p in pulled] == ["failed", "downloaded"]
+    assert pulled[0].problem.code == "disk_full"
+    pull(after)
+    assert pulled[2].how == "downloaded"
+
+
+# Folders on other disks.
+
+
+@pytest.fixture
+def other_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """A folder that no rename leads to from `tmp_path`."""
+    monkeypatch.setattr(parts_module, "MIN_FREE_BYTES", 0)  # it may be small
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
+        assert Path(name).stat().st_dev != tmp_path.stat().st_dev
+        yield Path(name)
+
+
+def test_a_folder_may_be_a_link_to_another_disk(
+    library: Library, root: Path, other_disk: Path
+) -> None:
+    one = entry(library.put("/x", DATA, cuts=[2_000_000, 0, 0]), sha256=SHA)
+    root.mkdir()
+    (root / "loras").symlink_to(other_disk)
+    store = Store(root)
+    assert store.pull([one], rules_for(library.host))[0].how == "failed"
+    assert parts(root) == []
+    assert [left.size for left in store.prune(dry_run=True)] == [2_000_000]
+    library.asked.clear()
+    assert store.pull([one], rules_for(library.host))[0].how == "downloaded"
+    assert library.asked[0].start == 2_000_000
+    assert (other_disk / "x.safetensors").read_bytes() == DATA
+    assert store.prune() == []
+
+
+def test_a_mount_that_nobody_foresaw_is_copied_across(other_disk: Path, tmp_path: Path) -> None:
+    target = other_disk / "deep" / "x.safetensors"
+    with Part(tmp_path / "x.part", deadline=Deadline(30), cancel=CancelToken()) as part:
+        part.begin(Origin.of("http://host/x"))
+        part.add(DATA)
+        part.finish()
+        mode = part.path.stat().st_mode & 0o777
+        part.move(target)
+    assert target.read_bytes() == DATA
+    assert target.stat().st_mode & 0o777 == mode  # not a temporary file's, which is its owner's
+    assert list(target.parent.iterdir()) == [target]
+    assert list(tmp_path.iterdir()) == []
 
 
 # python -m pennyreel_comfy.models

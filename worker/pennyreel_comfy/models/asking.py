@@ -1,16 +1,21 @@
-"""What a model's host says before anything is downloaded: its size, or that it is refused."""
+"""What a model's host says before anything is downloaded: its size, its name, or a refusal."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from pennyreel_comfy.fetch import stream
+from pennyreel_comfy.models.answers import check_answer
+from pennyreel_comfy.models.download import translated
 from pennyreel_comfy.models.hosts import Hosts
 from pennyreel_comfy.models.manifest import Entry
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import Code, PennyreelError, error
+from pennyreel_contract import Code, PennyreelError
 
 ASK_S = 6.0
 """How long the hosts are asked, all of them at once."""
@@ -37,6 +42,45 @@ def ask(
         return {entry.key: one for entry, one in zip(entries, told, strict=True)}
 
 
+def file_name(url: str, hosts: Hosts, *, cancel: CancelToken, seconds: float = ASK_S) -> str | None:
+    """Return what the host calls the file that a URL leads to, where it says so; reads no body.
+
+    Raises:
+        BadRequest: `model_refused`, `address_refused`.
+        JobFailed: `model_download_failed`.
+        JobTimeout, JobCancelled: as named.
+
+    """
+    hosts.check(url)
+    try:
+        with stream(
+            url,
+            deadline=Deadline(seconds),
+            allow_hosts=hosts.private,
+            cancel=cancel,
+            policy=hosts.policy(url),
+        ) as reply:
+            check_answer(url, reply, hosts)
+            # UNVERIFIED: Civitai's addresses are numbers, and its stores send the name in here.
+            return _named(reply.header("Content-Disposition"))
+    except PennyreelError as problem:
+        if problem.code != Code.INPUT_UNREACHABLE.value:
+            raise
+        raise translated(problem, "asking for the file's name") from None
+
+
+def _named(disposition: str) -> str | None:
+    """Read a Content-Disposition; of a path that it names, only the file counts."""
+    said = Message()
+    said["Content-Disposition"] = disposition
+    name = said.get_filename()
+    if not name:
+        return None
+    with contextlib.suppress(UnicodeError):  # http reads headers as Latin-1, many send UTF-8
+        name = name.encode("latin-1").decode("utf-8")
+    return PurePosixPath(name.replace("\\", "/")).name or None
+
+
 def _offered(entry: Entry, hosts: Hosts, deadline: Deadline, cancel: CancelToken) -> Offered:
     try:
         hosts.check(entry.url)
@@ -47,14 +91,12 @@ def _offered(entry: Entry, hosts: Hosts, deadline: Deadline, cancel: CancelToken
             cancel=cancel,
             policy=hosts.policy(entry.url),
         ) as reply:
-            if reply.status == 200:
-                return Offered(reply.length)
             # UNVERIFIED: of a file whose licence is not accepted, the host says 401 or 403 here.
-            hint = hosts.hint(entry.url, reply.status)
-            problem = reply.refusal()
-    except PennyreelError as refused:
-        certain = refused.code in {Code.MODEL_REFUSED.value, Code.ADDRESS_REFUSED.value}
-        return Offered(refusal=refused if certain else None)
-    if problem.retryable:
-        return Offered()
-    return Offered(refusal=error(Code.MODEL_DOWNLOAD_FAILED, str(problem), hint=hint))
+            check_answer(entry.url, reply, hosts)
+            return Offered(reply.length)
+    except PennyreelError as problem:
+        if problem.code in {Code.MODEL_REFUSED.value, Code.ADDRESS_REFUSED.value}:
+            return Offered(refusal=problem)
+        if problem.retryable or problem.code != Code.INPUT_UNREACHABLE.value:
+            return Offered()
+        return Offered(refusal=translated(problem, entry.key))

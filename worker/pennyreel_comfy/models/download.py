@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pennyreel_comfy.fetch import Stream, stream
+from pennyreel_comfy.models.answers import check_answer
 from pennyreel_comfy.models.content import check_content
 from pennyreel_comfy.models.hosts import Hosts
 from pennyreel_comfy.models.names import suffix_of
@@ -18,6 +19,12 @@ from pennyreel_contract import Code, PennyreelError, error
 
 PAUSES_S = (0.2, 1.0, 3.0, 10.0)
 """Before a transfer that broke is taken up again, as long as it does not get any further."""
+
+MAX_ASKED_S = 120
+"""A host that asks for a longer pause (Retry-After) is not waited for."""
+
+ROOM_STEP = 16 * 1024**2
+"""After so many bytes the disk is looked at again: other downloads fill it, too."""
 
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
@@ -86,6 +93,18 @@ def download(want: Want, part: Part, rules: Rules) -> Got:
         raise error(Code.DISK_FULL, f"{want.label} cannot be stored: {problem.strerror}") from None
 
 
+def translated(problem: PennyreelError, label: str) -> PennyreelError:
+    """Return what a host that cannot be reached, or refuses, means for a model."""
+    default = error(Code.INPUT_UNREACHABLE, "").hint
+    return error(
+        Code.MODEL_DOWNLOAD_FAILED,
+        f"{label}: {problem}",
+        hint=None if problem.hint == default else problem.hint,
+        retryable=problem.retryable,
+        detail=dict(problem.info.detail),
+    )
+
+
 def _differs(want: Want, part: Part) -> bool:
     return want.sha256 is not None and part.sha256 != want.sha256
 
@@ -122,10 +141,15 @@ def _transfer(want: Want, part: Part, rules: Rules) -> bool:
         except PennyreelError as problem:
             if problem.code != Code.INPUT_UNREACHABLE.value:
                 raise
-            failed, reached = (failed + 1 if part.size <= reached else 1), part.size
-            if not problem.retryable or failed > len(rules.pauses_s):
-                raise _translated(problem, want) from None
-        _pause(rules.pauses_s[failed - 1], rules)
+            # Further than it ever was: a host that always breaks off, or tells of bytes that it
+            # does not have, would be asked for ever if each new beginning counted as an advance.
+            failed = failed + 1 if part.size <= reached else 1
+            reached = max(reached, part.size)
+            asked = int(str(problem.info.detail.get("retry_after_s", 0)))
+            hopeless = failed > len(rules.pauses_s) or asked > MAX_ASKED_S
+            if hopeless or not problem.retryable:
+                raise translated(problem, want.label) from None
+        _pause(max(asked, rules.pauses_s[failed - 1]), rules)
 
 
 def _once(want: Want, part: Part, rules: Rules) -> None:
@@ -154,23 +178,15 @@ def _take(reply: Stream, want: Want, part: Part, rules: Rules, origin: Origin) -
     if reply.status == 416:
         part.begin(Origin.of(want.url))
         raise error(Code.INPUT_UNREACHABLE, f"{reply.name} has fewer bytes than were there")
-    if reply.status not in {200, 206}:
-        refusal = reply.refusal()
-        hint = rules.hosts.hint(want.url, reply.status)
-        if hint is not None:
-            refusal = error(
-                Code.INPUT_UNREACHABLE, str(refusal), hint=hint, retryable=refusal.retryable
-            )
-        raise refusal
+    check_answer(want.url, reply, rules.hosts)
     total = _total(reply, part, origin)
     _check_size(want, total, rules)
     if reply.status == 200:
         # The whole file: it has changed, or this server knows no ranges.
         part.begin(Origin.of(want.url, _validator(reply), total))
     if total is not None:
-        rules.room(total - part.size)
-        check_room(part.path.parent, total - part.size)
-    _copy(reply, want, part, rules, total)
+        part.promise(total, rules.room)
+    _copy(reply, want, part, rules, want.size if total is None else total)
 
 
 def _total(reply: Stream, part: Part, origin: Origin) -> int | None:
@@ -178,7 +194,8 @@ def _total(reply: Stream, part: Part, origin: Origin) -> int | None:
     if reply.status == 200:
         return reply.length
     found = _RANGE.fullmatch(reply.header("Content-Range"))
-    changed = bool(origin.validator) and _validator(reply) != origin.validator
+    # A host that was told If-Range may leave a Last-Modified out of its answer (RFC 9110, 15.3.7).
+    changed = bool(origin.validator) and _validator(reply) not in {"", origin.validator}
     if found is None or int(found[1]) != part.size or changed:
         part.begin(Origin(origin.url))
         raise error(Code.INPUT_UNREACHABLE, f"{reply.name} sends another part than was asked for")
@@ -201,16 +218,18 @@ def _check_size(want: Want, total: int | None, rules: Rules) -> None:
 
 def _copy(reply: Stream, want: Want, part: Part, rules: Rules, total: int | None) -> None:
     for chunk in reply.chunks():
-        if part.size + len(chunk) > rules.most:
+        size = part.size + len(chunk)
+        if size > rules.most:
             part.begin(Origin.of(want.url))
             raise _too_large(want, rules)
-        if total is None:
+        if total is not None and size > total:
+            part.begin(Origin.of(want.url))
+            raise error(Code.INPUT_UNREACHABLE, f"{reply.name} sends more than {total} bytes")
+        if not part.size or size // ROOM_STEP > part.size // ROOM_STEP:
             check_room(part.path.parent, len(chunk))
         part.add(chunk)
         rules.progress(Progress(want.label, part.size, total))
     if total is not None and part.size != total:
-        if part.size > total:
-            part.begin(Origin.of(want.url))
         raise error(
             Code.INPUT_UNREACHABLE, f"{reply.name} broke off after {part.size} of {total} bytes"
         )
@@ -227,16 +246,6 @@ def _too_large(want: Want, rules: Rules) -> PennyreelError:
         Code.MODEL_REFUSED,
         f"{want.label} has more than the {rules.most} bytes that a model may have here",
         hint="Use a smaller model, or have the operator raise PENNYREEL_MODEL_MAX_BYTES.",
-    )
-
-
-def _translated(problem: PennyreelError, want: Want) -> PennyreelError:
-    default = error(Code.INPUT_UNREACHABLE, "").hint
-    return error(
-        Code.MODEL_DOWNLOAD_FAILED,
-        f"{want.label}: {problem}",
-        hint=None if problem.hint == default else problem.hint,
-        retryable=problem.retryable,
     )
 
 

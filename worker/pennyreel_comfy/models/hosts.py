@@ -45,7 +45,7 @@ class Hosts:
         tokens: Mapping[str, str] | None = None,
     ) -> None:
         """Keep them. `tokens` are for other hosts, by host, or `host:port` where that is added."""
-        self._extra = frozenset(host.strip().lower() for host in extra if host.strip())
+        self._extra = frozenset(_bare(host) for host in extra if host.strip())
         self.private = frozenset(host for host in self._extra if _has_port(host))
         """The `host:port` pairs that may have private addresses."""
         given = {HUGGING_FACE: hf_token, CIVITAI: civitai_token, **(tokens or {})}
@@ -101,7 +101,7 @@ class Hosts:
             raise error(
                 Code.MODEL_REFUSED,
                 f"models are not taken over plain http from {target.host}",
-                hint="Use https.",
+                hint="Use https. A host of your own is allowed with its port: HOST:PORT.",
             )
 
     def _token(self, target: Target) -> dict[str, str]:
@@ -110,6 +110,12 @@ class Hosts:
         usual = target.secure and target.port == 443
         token = self._tokens.get(target.host if usual else f"{target.host}:{target.port}")
         return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+def _bare(text: str) -> str:
+    """Return `host` or `host:port` of what an operator wrote, who may have pasted a whole URL."""
+    host = text.strip().lower().rpartition("://")[2].partition("/")[0]
+    return host.replace("[", "").replace("]", "")  # an IPv6 address is written without, inside
 
 
 def _has_port(host: str) -> bool:
@@ -121,5 +127,6 @@ def _refused(target: Target, why: str) -> PennyreelError:
     return error(
         Code.MODEL_REFUSED,
         f"models are not downloaded from {target.host}: {why}",
-        hint=f"Use {' or '.join(ORIGINS)}, or have the operator allow it (PENNYREEL_MODEL_HOSTS).",
+        hint=f"Use {' or '.join(ORIGINS)}, or have it allowed: --allow-host {target.host}, "
+        "and in a worker PENNYREEL_MODEL_HOSTS.",
     )

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pennyreel_comfy.fetch import stream
+from pennyreel_comfy.models.answers import check_answer
 from pennyreel_comfy.models.digests import Digests
-from pennyreel_comfy.models.download import Got, Progress, Rules, Want, download
+from pennyreel_comfy.models.download import Got, Progress, Rules, Want, download, translated
 from pennyreel_comfy.models.eviction import Shelf
 from pennyreel_comfy.models.hosts import Hosts
 from pennyreel_comfy.models.lock import locked
@@ -252,13 +253,16 @@ class JobModels:
                 cancel=job.rules.cancel,
                 policy=self._hosts.policy(need.url, headers),
             ) as reply:
+                if reply.status == 304:
+                    return True
+                check_answer(need.url, reply, self._hosts)
                 tag = reply.header("ETag") or reply.header("Last-Modified")
-                if reply.status not in {200, 304}:
-                    raise reply.refusal()
-                return reply.status == 304 or bool(seen.validator and tag == seen.validator)
+                return bool(seen.validator and tag == seen.validator)
         except PennyreelError as problem:
-            if problem.code != Code.INPUT_UNREACHABLE.value or not problem.retryable:
+            if problem.code != Code.INPUT_UNREACHABLE.value:
                 raise
+            if not problem.retryable:
+                raise translated(problem, f"{need.folder}/{need.name}") from None
             job.warnings.append(
                 f"{need.folder}/{need.name} was taken from an earlier job: {problem}"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import Code, error
+from pennyreel_contract import Code, PennyreelError, error
 
 _POLL_S = 0.05
 _SLICE_S = 0.5
@@ -32,11 +32,7 @@ def locked(path: Path, *, deadline: Deadline, cancel: CancelToken, doing: str) -
             if deadline.expired:
                 raise deadline.error(doing)
     except (OSError, NotImplementedError) as problem:
-        raise error(
-            Code.DISK_FULL,
-            f"{doing}: the folder cannot be written to ({type(problem).__name__})",
-            hint="Use a folder on a disk that can be written to and has room.",
-        ) from None
+        raise _none_here(path, problem) from None
     try:
         yield
     finally:
@@ -53,14 +49,30 @@ def _taken(lock: FileLock) -> bool:
 
 @contextlib.contextmanager
 def tried(path: Path) -> Iterator[bool]:
-    """Hold the lock for the block where nobody else does, without waiting; yields whether."""
+    """Hold the lock for the block where nobody else does, without waiting; yields whether.
+
+    Raises:
+        JobFailed: `disk_full`: this disk cannot hold a lock.
+
+    """
     lock = FileLock(path, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         yield False
         return
+    except (OSError, NotImplementedError) as problem:
+        raise _none_here(path, problem) from None
     try:
         yield True
     finally:
         lock.release()
+
+
+def _none_here(path: Path, problem: Exception) -> PennyreelError:
+    why = getattr(problem, "strerror", None) or type(problem).__name__
+    return error(
+        Code.DISK_FULL,
+        f"no lock can be had in {path.parent} ({why})",
+        hint="Use a folder on a disk that can be written to, has room, and knows locks.",
+    )

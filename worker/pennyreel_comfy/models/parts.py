@@ -8,6 +8,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +24,10 @@ MIN_FREE_BYTES = 256 * 1024**2
 """What a download leaves free: a disk that is quite full breaks more than a download."""
 
 _READ = 1 << 20
+
+_promised: set[Part] = set()
+"""Parts of this process that room was promised to."""
+_guard = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,9 @@ class Part:
         self._file = path.open("r+b")
         self._digest = hashlib.sha256()
         self.size = 0
+        self.total = 0
+        """Bytes that it will have, as far as room was promised to it."""
+        self.disk = os.fstat(self._file.fileno()).st_dev
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +72,28 @@ class Part:
     def __exit__(
         self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
+        with _guard:
+            _promised.discard(self)
         self._file.close()
+
+    def promise(self, total: int, room: Callable[[int], None]) -> None:
+        """See to it that there is room for all of it, and for what other downloads still write.
+
+        Args:
+            total: bytes that it will have.
+            room: told how many bytes are to come; makes room for them, or raises.
+
+        Raises:
+            JobFailed: `disk_full`.
+
+        """
+        with _guard:  # two that look at the same time would be promised the same room
+            others = [p for p in _promised if p is not self and p.disk == self.disk]
+            needed = total - self.size + sum(max(0, p.total - p.size) for p in others)
+            room(needed)
+            check_room(self.path.parent, needed)
+            self.total = total
+            _promised.add(self)
 
     @property
     def sha256(self) -> str:
@@ -126,7 +157,12 @@ class Part:
         """Give the complete file its name, in one step."""
         self._file.close()
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.path.replace(target)
+        try:
+            self.path.replace(target)
+        except OSError as problem:
+            if problem.errno != errno.EXDEV:
+                raise
+            _carry(self.path, target)
         sync_folder(target.parent)
         self._note.unlink(missing_ok=True)
 
@@ -140,6 +176,22 @@ class Part:
         self._cancel.check()
         if self._deadline.expired:
             raise self._deadline.error("reading what was downloaded before")
+
+
+def _carry(part: Path, target: Path) -> None:
+    """Bring a file across a mount, which no rename does, and only then give it its name."""
+    opened, name = tempfile.mkstemp(prefix=".pennyreel-", suffix=".new", dir=target.parent)
+    os.close(opened)
+    fresh = Path(name)
+    try:
+        shutil.copy(part, fresh)
+        with fresh.open("rb+") as file:
+            os.fsync(file.fileno())
+        fresh.replace(target)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
+    part.unlink()
 
 
 def remove(part: Path) -> int:
@@ -164,7 +216,7 @@ def check_room(folder: Path, needed: int) -> None:
     if needed > free:
         raise error(
             Code.DISK_FULL,
-            f"{needed} bytes are to be downloaded, and the disk has room for {max(0, free)}",
+            f"{needed} bytes are to come, and the disk has room for {max(0, free)}",
             detail={"needed_bytes": needed, "free_bytes": max(0, free)},
         )
 

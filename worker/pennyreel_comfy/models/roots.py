@@ -43,7 +43,7 @@ def find_roots(candidates: Iterable[Path] = VOLUMES) -> list[Root]:
     repository, the revision that `refs/main` names counts, else the newest.
     """
     found: list[Root] = []
-    for volume in candidates:
+    for volume in (candidate.absolute() for candidate in candidates):
         found += [Root(p) for p in (volume / layout for layout in LAYOUTS) if _holds_models(p)]
         found += [Root(path, "cached") for path in _cached(volume / CACHE)]
     return _distinct(found)

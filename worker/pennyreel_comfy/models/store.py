@@ -130,13 +130,21 @@ class Store:
     def verify(
         self, entries: Sequence[Entry], *, deadline: Deadline, cancel: CancelToken
     ) -> Iterator[Verified]:
-        """Read the entries' files anew and compare them. Yields each when it is known."""
+        """Read the entries' files anew and compare them. Yields each when it is known.
+
+        Raises:
+            BadRequest: `bad_input`: one cannot be read.
+
+        """
         for entry in entries:
             path = self.path(entry)
             if not path.is_file():
                 yield Verified(entry, "missing")
                 continue
-            digest = sha256_of(path, deadline=deadline, cancel=cancel)
+            try:
+                digest = sha256_of(path, deadline=deadline, cancel=cancel)
+            except OSError as problem:
+                raise error(Code.BAD_INPUT, f"{path} cannot be read: {problem.strerror}") from None
             self._digests.remember(self._as_root, path, digest)
             same: Verdict = "good" if digest == entry.sha256 else "different"
             yield Verified(entry, same if entry.sha256 else "unpinned", digest)
@@ -162,6 +170,9 @@ class Store:
 
     def _pull(self, entry: Entry, path: Path, rules: Rules, force: bool) -> Pulled:
         check_pinned(entry.name, entry.sha256)
+        there = self._present(entry, rules)
+        if there is not None and there.problem is None:
+            return there  # without the lock, which a folder that is only read cannot have
         part = part_of(self.root, f"{entry.folder}/{entry.name}")
         with locked(
             part.with_suffix(".lock"),
@@ -200,14 +211,31 @@ class Store:
 
 
 def part_of(root: Path, key: str) -> Path:
-    """Return where the beginning of a download is kept: on the disk that it will be moved on."""
+    """Return where the beginning of a download is kept: on the disk that it will be moved on.
+
+    Args:
+        root: a folder of models.
+        key: what it is, beginning with its folder. That one may be a link to another disk, or a
+            mount: then it is kept in there.
+
+    """
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return root / STATE / "parts" / f"{name}.part"
+    folder = root / key.partition("/")[0]
+    home = folder if _elsewhere(folder, root) else root
+    return home / STATE / "parts" / f"{name}.part"
+
+
+def _elsewhere(folder: Path, root: Path) -> bool:
+    try:
+        return folder.stat().st_dev != root.stat().st_dev
+    except OSError:
+        return False
 
 
 def prune_parts(root: Path, *, dry_run: bool = False) -> list[Stale]:
     """Remove the parts below `root` that nobody is at work on, the oldest first."""
-    parts = [(p.stat().st_mtime, p) for p in (root / STATE / "parts").glob("*.part")]
+    places = f"{STATE}/parts/*.part"
+    parts = [(p.stat().st_mtime, p) for p in (*root.glob(places), *root.glob(f"*/{places}"))]
     found = []
     for _, part in sorted(parts):
         with tried(part.with_suffix(".lock")) as idle:
