@@ -99,6 +99,7 @@ class Job:
         self.deadline = Deadline(min(wanted, self.settings.max_timeout_s))
         self._began = time.monotonic()
         self._graph: dict[str, Any] = {}
+        self._runs: set[str] | None = None
         self._kind = ""
         self._ensured: Ensured | None = None
         self.stage = Stage.PREPARING
@@ -167,6 +168,7 @@ class Job:
         # A folder of its own each time: an attempt that failed in delivery and comes again would
         # else be answered from ComfyUI's cache, with files that are gone.
         graph = graphs.prefix_outputs(graph, self._folder)
+        self._runs = examined.runs()
         self._graph = graphs.mark_nodes(graph, examined.unprefixed(), self._folder)
         self.timings["prepare"] = time.monotonic() - began
 
@@ -184,6 +186,7 @@ class Job:
                 self.reporter,
                 self._graph,
                 previews=self.request.preview,
+                runs=self._runs,
                 expected_s=self.durations.expected(self._kind),
                 deliver_s=self.durations.expected(f"deliver {self._kind}") or 0.0,
             )
