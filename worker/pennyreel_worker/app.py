@@ -164,6 +164,7 @@ class Worker:
             self.settings,
             session=session,
             nodes=tuple(self.comfy.catalogue() or ()),
+            packs=self.comfy.packs(),
             features=("models_by_url", "preflight", "rerun"),
             uptime_s=self._startup.uptime_s(),
         )
