@@ -41,6 +41,7 @@ from pennyreel_worker.pacing import Durations, Pace, kind_of
 from pennyreel_worker.reporting import EXECUTED, PREPARED, Listener, Reporter, listener
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.storage import Store
+from pennyreel_worker.whose import on_gpu
 
 NOTHING = "the job made no output: its output nodes gave none"
 NOTHING_WANTED = "the job made no output of the nodes and kinds asked for; previews only on request"
@@ -194,7 +195,7 @@ class Job:
             self._sweep()
             self.others.littered = True
             self._execution = self._permitted(told)
-            with self.memory.peak() as peak:
+            with on_gpu(self.job_id), self.memory.peak() as peak:
                 executed = self._execution.run(turn)
         self._at(Stage.DELIVERING)
         self.pace.executed(self.job_id)
