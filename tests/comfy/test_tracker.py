@@ -98,9 +98,10 @@ def test_a_sampler_counts_by_its_steps() -> None:
         "5": {"class_type": "BasicScheduler", "inputs": {"steps": 8}},
         "6": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
         "7": sampler("4", steps=["9", 0]),
+        "8": {"class_type": "UltimateSDUpscale", "inputs": {"image": ["7", 0], "steps": 12}},
     }
     found = weights(graph)
-    assert [found[n] for n in "1234567"] == [20.0, 5.0, 10.0, 8.0, 1.0, 1.0, 20.0]
+    assert [found[n] for n in "12345678"] == [20.0, 5.0, 10.0, 8.0, 1.0, 1.0, 20.0, 12.0]
 
 
 @pytest.mark.parametrize("steps", [-3, 0, 10**30, True, "20", None, 2.5])

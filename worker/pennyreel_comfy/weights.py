@@ -13,6 +13,7 @@ _STEPS = 20.0
 """Of a sampler that does not say how many it makes."""
 
 _MOST_STEPS = 10_000
+_MADE_OF = ("image", "latent", "samples")
 
 
 def weights(graph: Mapping[str, Any], runs: Collection[str] | None = None) -> dict[str, float]:
@@ -22,14 +23,19 @@ def weights(graph: Mapping[str, Any], runs: Collection[str] | None = None) -> di
 
 def _weight(graph: Mapping[str, Any], key: str) -> float:
     class_type, inputs = str(graph[key].get("class_type", "")), graph[key].get("inputs")
-    if "Sampler" in class_type and isinstance(inputs, Mapping) and _samples(inputs):
+    if isinstance(inputs, Mapping) and _samples(class_type, inputs):
         return _steps(graph, inputs)
     return next((w for part, w in _WEIGHTS if part in class_type), 1.0)
 
 
-def _samples(inputs: Mapping[str, Any]) -> bool:
-    """Tell a sampler from what only chooses one, such as KSamplerSelect."""
-    return any(n in {"steps", "sigmas"} or n.startswith("latent") for n in inputs)
+def _samples(class_type: str, inputs: Mapping[str, Any]) -> bool:
+    """Tell what samples from what only chooses how, such as KSamplerSelect and BasicScheduler.
+
+    Upscalers and detailers sample, too, whatever they are called.
+    """
+    if "Sampler" in class_type:
+        return any(n in {"steps", "sigmas"} or n.startswith("latent") for n in inputs)
+    return "steps" in inputs and any(n.startswith(_MADE_OF) for n in inputs)
 
 
 def _steps(graph: Mapping[str, Any], inputs: Mapping[str, Any]) -> float:
