@@ -228,6 +228,8 @@ for told in (
     {"requestId": "no message"},
 ):
     print(json.dumps(told), flush=True)
+print("WARN   | job-4 | local")
+print("INFO   | Starting API server.")
 with of_job("job-3"):
     print("a part", end="")
     print(" and the rest", flush=True)
@@ -270,6 +272,8 @@ def test_what_anybody_prints_is_an_object_a_line_and_holds_no_secret() -> None:
         ("odd", "runpod", "error", None),
         ("fine", "runpod", "debug", "job-2"),
         ('"no message"}', "print", "info", None),
+        ("local", "runpod", "warning", "job-4"),
+        ("Starting API server.", "runpod", "info", None),
         ("a part and the rest", "print", "info", "job-3"),
         ("to the other stream", "print", "info", "job-3"),
         ("deprecated", None, "warning", "job-3"),

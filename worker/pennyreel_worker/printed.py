@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 import threading
 from typing import TextIO
@@ -16,6 +17,7 @@ _log = logging.getLogger("pennyreel_worker.printed")
 _LONGEST = 1 << 20
 """Characters kept of a line that does not end."""
 
+_TEXT = re.compile(r"(DEBUG|INFO|WARN|ERROR|TIP) *\| (?:(\S+) \| )?(.*)")
 _LEVELS = {"WARN": logging.WARNING, "ERROR": logging.ERROR, "DEBUG": logging.DEBUG}
 
 
@@ -63,13 +65,16 @@ class Printed(io.TextIOBase):
 
 
 def _of_sdk(line: str) -> tuple[int, str, dict[str, str]] | None:
-    """Read a line of the SDK's own log, which is JSON on the platform; None where it is none."""
-    if not line.startswith('{"requestId"'):
+    """Read a line of the SDK's own log: JSON on the platform, else `INFO   | job | message`."""
+    if line.startswith('{"requestId"'):
+        try:
+            told = json.loads(line)
+            level, job, message = told["level"], told["requestId"], told["message"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+    elif found := _TEXT.fullmatch(line):
+        level, job, message = found.groups()
+    else:
         return None
-    try:
-        told = json.loads(line)
-        job = told["requestId"]
-        extra = {"source": "runpod"} | ({} if job is None else {"job": str(job)})
-        return _LEVELS.get(told["level"], logging.INFO), str(told["message"]), extra
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+    extra = {"source": "runpod"} | ({} if job is None else {"job": str(job)})
+    return _LEVELS.get(level, logging.INFO), str(message), extra
