@@ -248,6 +248,36 @@ threads = [
 """
 
 
+BROKEN = """
+import io, logging, sys
+from pennyreel_worker.log import set_up
+from pennyreel_worker.printed import adopt_prints
+
+class Full(io.StringIO):
+    refuse = True
+    def write(self, text):
+        if self.refuse and text.startswith("{"):
+            raise OSError("no space left")
+        return super().write(text)
+
+sys.stderr = full = Full()
+set_up(log_format="json")
+adopt_prints()
+print("lost")
+full.refuse = False
+print("and on")
+sys.__stdout__.write(full.getvalue())
+"""
+
+
+def test_a_log_that_cannot_be_written_to_ends_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "no space left" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["message"] == "and on"
+
+
 def test_what_anybody_prints_is_an_object_a_line_and_holds_no_secret() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PRINTS], capture_output=True, text=True, timeout=60, check=True

@@ -44,11 +44,17 @@ class Printed(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Log the lines that are whole now."""
+        if getattr(self._parts, "logging", False):  # the log complains of itself, on its own stream
+            return self.under.write(text)
         *lines, rest = (getattr(self._parts, "text", "") + text).split("\n")
         self._parts.text = rest[-_LONGEST:]
-        for line in filter(str.strip, lines):
-            level, message, extra = _of_sdk(line) or (logging.INFO, line, {"source": "print"})
-            _log.log(level, "%s", message, extra=extra)
+        self._parts.logging = True
+        try:
+            for line in filter(str.strip, lines):
+                level, message, extra = _of_sdk(line) or (logging.INFO, line, {"source": "print"})
+                _log.log(level, "%s", message, extra=extra)
+        finally:
+            self._parts.logging = False
         return len(text)
 
     def flush(self) -> None:
