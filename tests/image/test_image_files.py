@@ -64,15 +64,24 @@ def test_hadolint_would_find_something(tmp_path: Path) -> None:
     assert "DL3006" in lint("hadolint", "--no-color", str(tmp_path / "Dockerfile"))
 
 
+WORKFLOWS = sorted(path.name for path in (ROOT / ".github/workflows").iterdir())
+
+
 @linux
-def test_actionlint_finds_nothing_in_the_workflow() -> None:
-    assert lint("actionlint", "-no-color", ".github/workflows/image.yml") == ""
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actionlint_finds_nothing_in_the_workflows(name: str) -> None:
+    assert lint("actionlint", "-no-color", f".github/workflows/{name}") == ""
 
 
-def test_actions_are_pinned_to_a_commit_that_says_its_version() -> None:
-    uses = re.findall(r"(?m)^\s*- uses: (.+)$", read(".github/workflows/image.yml"))
-    assert len(uses) == 7
-    assert [name for name in uses if not PINNED.fullmatch(name)] == []
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actions_are_pinned_to_a_commit_that_says_its_version(name: str) -> None:
+    uses = re.findall(r"(?m)^\s*- uses: (.+)$", read(f".github/workflows/{name}"))
+    assert uses
+    assert [one for one in uses if not PINNED.fullmatch(one)] == []
+    jobs = yaml_of(f".github/workflows/{name}")["jobs"].values()
+    checkouts = [s for job in jobs for s in job["steps"] if "checkout" in s.get("uses", "")]
+    assert checkouts
+    assert all(step["with"] == {"persist-credentials": False} for step in checkouts)
 
 
 def test_a_pull_request_gets_no_secret_and_pushes_nothing() -> None:
