@@ -64,6 +64,21 @@ def test_nodes_that_are_known_are_not_asked_for_again(comfy: Comfy) -> None:
     assert info.nodes == ("A", "B")
 
 
+def test_each_feature_is_explained_where_the_wire_is(bench: Bench) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "contract.md").read_text("utf-8")
+    settings = settings_of(
+        PENNYREEL_GPU_USD_PER_S="0.0002",
+        PENNYREEL_PREVIEWS="1",
+        COMFY_ORG_API_KEY="canary-key",
+        BUCKET_ENDPOINT_URL="https://s3.example.org/b",
+        BUCKET_ACCESS_KEY_ID="AKIA",
+        BUCKET_SECRET_ACCESS_KEY=SECRET,
+    )
+    told = bench.run({"contract": 1, "op": "info"})["features"]
+    found = features_of(settings, Gpu(name="x", type="cuda"), told)
+    assert [name for name in found if f"`{name}`" not in page] == []
+
+
 def test_features_follow_the_settings() -> None:
     bare = set(features_of(settings_of(), None))
     assert not bare & {"s3", "preview", "cost", "peak_vram", "api_nodes"}

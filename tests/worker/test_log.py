@@ -30,7 +30,7 @@ from pennyreel_worker.log import (
     secrets_of,
 )
 from pennyreel_worker.whose import JobPool, of_job, on_gpu
-from worker.support import settings_of
+from worker.support import Bench, node, request, settings_of
 
 CANARIES = [
     "canary-3f9a1c77",
@@ -196,6 +196,18 @@ def test_a_line_is_of_the_job_in_whose_context_it_is_written(
         pool.submit(library.warning, "of none").result()
     found = [line.get("job") for line in lines(stream)]
     assert found == ["job-1", "job-1", "job-2", "job-3", None]
+
+
+def test_all_that_is_logged_of_a_job_names_it_whoever_logs_it(
+    heard: Callable[..., io.StringIO], bench: Bench
+) -> None:
+    stream = heard("json")
+    bench.run(request({"1": node("FakeCrash")}), "job-c")
+    bench.worker.settle()
+    ours = [line for line in lines(stream) if "source" not in line]
+    assert any("starting it" in line["message"] for line in ours)  # by who knows of no job
+    assert any(line.get("event") == "ended" for line in ours)
+    assert {line.get("job") for line in ours} == {"job-c"}
 
 
 def test_comfyuis_lines_are_of_the_job_on_the_gpu(heard: Callable[..., io.StringIO]) -> None:
