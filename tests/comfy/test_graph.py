@@ -307,3 +307,19 @@ def test_a_wrapped_name_is_renamed_and_a_wrapped_prefix_gets_its_folder() -> Non
     graph = graphs.prefix_outputs(graphs.rename_files(graph, {"cat.png": "me/cat.png"}), "me")
     assert graph["1"]["inputs"]["image"] == "me/cat.png"
     assert graph["2"]["inputs"]["filename_prefix"] == "me/x"
+
+
+def test_what_runs_is_what_an_output_reads_by_whatever_input() -> None:
+    graph = {
+        "1": {"class_type": "A", "inputs": {}},
+        "2": {
+            "class_type": "B",
+            "inputs": {"any": ["1", 0], "lost": ["77", 0], "list": ["x", "y"]},
+        },
+        "3": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
+        "4": {"class_type": "C", "inputs": {"images": ["2", 0]}},
+        "5": {"class_type": "Circle", "inputs": {"self": ["5", 0]}},
+    }
+    assert graphs.upstream(graph, ["3"]) == {"1", "2", "3"}
+    assert graphs.upstream(graph, ["5", "99"]) == {"5"}
+    assert graphs.upstream(graph, []) == set()

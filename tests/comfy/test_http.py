@@ -207,7 +207,7 @@ def test_a_job_that_the_cancel_route_does_not_know_does_not_hide_the_route(serve
 def test_models_and_nodes_are_listed(serve: Serve) -> None:
     with FakeComfy() as fake:
         http = ComfyHttp(fake.url)
-        assert http.models() == ["checkpoints"]
+        assert http.models() == ["checkpoints", "configs", "custom_nodes"]
         assert http.models("checkpoints") == ["fake.safetensors"]
         assert "SaveImage" in http.object_info()
     http, _ = answering(serve, Reply(404))

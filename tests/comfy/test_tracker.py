@@ -23,14 +23,15 @@ from pennyreel_comfy.events import (
     parse,
 )
 from pennyreel_comfy.tracker import MAX_TIMINGS, REST, NodeClock, Position, Tracker
+from pennyreel_comfy.weights import weights
 
 GRAPH = {
     "1": {"class_type": "CheckpointLoaderSimple"},
-    "2": {"class_type": "KSampler"},
+    "2": {"class_type": "KSampler", "inputs": {"steps": 20}},
     "3": {"class_type": "VAEDecode"},
     "4": {"class_type": "SaveImage"},
 }
-NODES = st.sampled_from([*GRAPH, "5", "1:2"])
+NODES = st.sampled_from([*GRAPH, "5", "1:2", "2.0.0.1"])
 NUMBERS = st.floats(-10, 1000, allow_nan=False)
 EVENTS = st.one_of(
     st.builds(Started, st.just("p")),
@@ -82,6 +83,96 @@ def test_a_sampler_weighs_more_than_the_nodes_around_it() -> None:
     assert after is not None
     assert after.fraction - before.fraction > 0.3
     assert (after.node, after.node_class, after.step, after.steps) == ("2", "KSampler", 10, 20)
+
+
+def sampler(latent: str, **inputs: object) -> dict[str, object]:
+    return {"class_type": "KSamplerAdvanced", "inputs": {"latent_image": [latent, 0], **inputs}}
+
+
+def test_a_sampler_counts_by_its_steps() -> None:
+    graph = {
+        "1": sampler("0", steps=20),
+        "2": sampler("1", steps=5),
+        "3": sampler("2", steps=30, start_at_step=20, end_at_step=10_000),
+        "4": sampler("3", sigmas=["5", 0]),
+        "5": {"class_type": "BasicScheduler", "inputs": {"steps": 8}},
+        "6": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
+        "7": sampler("4", steps=["9", 0]),
+        "8": {"class_type": "UltimateSDUpscale", "inputs": {"image": ["7", 0], "steps": 12}},
+    }
+    found = weights(graph)
+    assert [found[n] for n in "12345678"] == [20.0, 5.0, 10.0, 8.0, 1.0, 1.0, 20.0, 12.0]
+
+
+@pytest.mark.parametrize("steps", [-3, 0, 10**30, True, "20", None, 2.5])
+def test_no_number_of_steps_upsets_the_weights(steps: object) -> None:
+    graph = {"1": sampler("0", steps=steps, start_at_step=steps, end_at_step=steps)}
+    assert 1.0 <= weights(graph)["1"] <= 10_000.0
+
+
+def test_a_node_that_no_output_needs_is_not_waited_for() -> None:
+    graph = {**GRAPH, "8": {"class_type": "KSampler", "inputs": {"steps": 500}}}
+    tracker = Tracker(graph, runs=set(GRAPH), clock=Clock())
+    tracker.feed(Executing("p", "2"))
+    found = tracker.feed(NodeSteps("p", "2", 20, 20))
+    assert found is not None
+    assert found.fraction > 0.7
+
+
+def expanded(done: int, steps: float = 0.0) -> NodeStates:
+    states = {f"7.0.0.{n}": (1.0, 1.0, "finished") for n in range(done)}
+    return NodeStates("p", {**states, f"7.0.0.{done}": (steps, 4.0, "running")})
+
+
+def test_what_a_node_expands_into_moves_that_node_and_has_no_end_that_is_known() -> None:
+    clock = Clock()
+    graph = {"7": {"class_type": "Loop"}, "8": {"class_type": "A"}}
+    tracker = Tracker(graph, clock=clock)
+    tracker.feed(Executing("p", "7"))
+    found = []
+    for done in range(4):
+        clock.now += 2.0
+        found += [tracker.feed(expanded(done)), tracker.feed(expanded(done, 2.0))]
+    told = [p for p in found if p is not None]
+    assert {(p.node, p.node_class) for p in told} == {("7", "Loop")}
+    assert told[-1].steps == 4
+    fractions = [p.fraction for p in told]
+    assert fractions == sorted(set(fractions))  # each moves on
+    assert fractions[-1] < 0.5
+    assert [p.eta_s for p in told] == [None] * len(told)
+    assert tracker.remaining_s() is None
+    clock.now += 2.0
+    after = tracker.feed(Executing("p", "8"))
+    assert after is not None
+    assert (after.fraction, after.eta_s) == (0.5, 10.0)
+
+
+def test_a_node_that_goes_through_a_list_has_no_end_that_is_known() -> None:
+    clock = Clock()
+    graph = {"1": {"class_type": "A"}, "2": {"class_type": "B"}}
+    tracker = Tracker(graph, clock=clock)
+    tracker.feed(Executing("p", "1"))
+    clock.now += 2.0
+    tracker.feed(NodeSteps("p", "1", 4, 4))
+    clock.now += 1.0
+    again = tracker.feed(NodeSteps("p", "1", 2, 4))
+    assert again is not None
+    assert (again.fraction, again.step, again.eta_s) == (0.5, 2, None)
+    clock.now += 1.0
+    after = tracker.feed(Executing("p", "2"))
+    assert after is not None
+    assert after.eta_s == 4.0
+
+
+def test_former_runs_know_how_long_a_list_takes() -> None:
+    clock = Clock()
+    tracker = Tracker({"1": {"class_type": "A"}}, expected_s=10.0, clock=clock)
+    tracker.feed(Executing("p", "1"))
+    clock.now += 2.0
+    tracker.feed(NodeSteps("p", "1", 4, 4))
+    again = tracker.feed(NodeSteps("p", "1", 1, 4))
+    assert again is not None
+    assert again.eta_s == 8.0
 
 
 def test_the_same_event_twice_moves_nothing() -> None:

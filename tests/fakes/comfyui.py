@@ -101,7 +101,11 @@ class FakeComfy:
         self.refuse_sockets = False
         self.info: dict[str, Any] = {}
         """More node classes, as /object_info tells them; see `loader`."""
-        self.models: dict[str, list[str]] = {"checkpoints": ["fake.safetensors"]}
+        self.models: dict[str, list[str]] = {
+            "checkpoints": ["fake.safetensors"],
+            "configs": ["v1-inference.yaml"],
+            "custom_nodes": ["pack/__init__.py"],
+        }
         """What lies in each folder of models."""
         self.models_root: Path | None = None
         """A real folder of models instead, looked at anew each time."""

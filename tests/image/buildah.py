@@ -61,13 +61,13 @@ class Store:
         *,
         arguments: Mapping[str, str],
         volumes: Sequence[str] = (),
-        secret: str = "",
+        secrets: Sequence[str] = (),
         check: bool = True,
     ) -> str:
         """Build the Dockerfile in `context`; return what the build said."""
         options = [f"--build-arg={key}={value}" for key, value in arguments.items()]
         options += [f"--volume={volume}" for volume in volumes]
-        options += [f"--secret={secret}"] if secret else []
+        options += [f"--secret={secret}" for secret in secrets]
         # The format that knows HEALTHCHECK.
         done = self.run(
             *("bud", "--layers", "--network=host", "--format=docker", f"--tag={name}", *options),

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Built:
         name: str,
         *,
         arguments: dict[str, str] | None = None,
+        secrets: Sequence[str] = (),
         check: bool = True,
     ) -> str:
         """Build with what this machine lends; return what the build said."""
@@ -55,7 +56,7 @@ class Built:
             name,
             arguments=arguments or {},
             volumes=self.machine.volumes,
-            secret=f"id=pip,src={self.machine.pip_conf}",
+            secrets=(f"id=pip,src={self.machine.pip_conf}", *secrets),
             check=check,
         )
 

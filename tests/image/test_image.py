@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +138,24 @@ def test_a_change_of_the_client_rebuilds_nothing(built: Built) -> None:
     assert built.store.inspect(built.name)["FromImageID"] == before
 
 
+def test_a_set_of_models_that_nobody_knows_fails_the_build_and_no_token_is_told(
+    built: Built, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("hf_canary0123456789\n")
+    said = built.build(
+        built.context,
+        "localhost/nonsense",
+        arguments={**ARGUMENTS, "MODELS": "nonsense"},
+        secrets=(f"id=hf_token,src={token}",),
+        check=False,
+    )
+    assert "error[bad_request]" in said
+    assert "nonsense" in said
+    assert "animatediff" in said  # what there is
+    assert "hf_canary" not in said
+
+
 def test_no_cold_start_compiles_anything(container: Container) -> None:
     said = container.run("sh", "-c", COMPILED, user="root").stdout.splitlines()
     before, after = int(said[0]), int(said[-1])
@@ -173,6 +195,35 @@ def tiny(built: Built, context: Path) -> Path:
     return made
 
 
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a folder on loopback; yields host and port."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def manifest(model: Path, host: str) -> str:
+    """Return a manifest with this one checkpoint, in the set `mine`."""
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    return f"""
+[[models]]
+name = "{model.name}"
+folder = "checkpoints"
+url = "http://{host}/{model.name}"
+sha256 = "{digest}"
+bytes = {model.stat().st_size}
+licence = "MIT"
+sets = ["mine"]
+"""
+
+
 def test_with_a_pack_a_model_and_a_volume_it_serves_jobs_and_stops_when_told(
     built: Built,
     extended: Callable[..., str],
@@ -184,16 +235,21 @@ def test_with_a_pack_a_model_and_a_volume_it_serves_jobs_and_stops_when_told(
     (context / "shout").mkdir()
     (context / "shout" / "__init__.py").write_text(NODE)
     (context / "shout" / "requirements.txt").write_text("colorama\n")
-    extended(
-        "localhost/extended",
-        [
-            "USER root",
-            "COPY shout /tmp/shout",
-            "RUN --mount=type=secret,id=pip,target=/etc/pip.conf comfy-node-install /tmp/shout",
-            "USER 10001:10001",
-            f"COPY --chown=10001:10001 {tiny.relative_to(context)} {MODELS}/checkpoints/",
-        ],
-    )
+    (context / "shout" / "pyproject.toml").write_text('[project]\nversion = "1.4.2"\n')
+    with serving(tiny.parent) as host:
+        (context / "mine.toml").write_text(manifest(tiny, host))
+        install = f"comfy-model-install mine --manifest /tmp/mine.toml --allow-host {host}"
+        extended(
+            "localhost/extended",
+            [
+                "USER root",
+                "COPY shout /tmp/shout",
+                "RUN --mount=type=secret,id=pip,target=/etc/pip.conf comfy-node-install /tmp/shout",
+                "COPY mine.toml /tmp/mine.toml",
+                f"RUN {install}",
+                "USER 10001:10001",
+            ],
+        )
     volume = context / "volume"
     (volume / "checkpoints").mkdir(parents=True)
     tiny.chmod(0o644)  # safetensors writes for its user alone, and the worker is another one
@@ -211,6 +267,7 @@ def test_with_a_pack_a_model_and_a_volume_it_serves_jobs_and_stops_when_told(
             assert entry.uids() == {10001}
             _serves(runpod, tiny.name, tmp_path / "out")
             assert "Shout" in _nodes(entry)
+            assert "packs: shout 1.4.2;" in next(li for li in entry.log if " ready: " in li)
             _stops(entry, capsys)
         ill = container.healthy()
         assert ill.returncode == 1

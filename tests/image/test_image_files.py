@@ -26,7 +26,7 @@ else:
 ROOT = Path(__file__).parents[2]
 # What the client alone imports.
 CLIENT_ONLY = {"alembic", "click", "platformdirs", "psutil", "rich", "sqlalchemy", "tomlkit"}
-MAJOR = re.compile(r"[\w-]+/[\w./-]+@v\d+")
+PINNED = re.compile(r"[\w-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
 
 
 def read(name: str) -> str:
@@ -64,20 +64,35 @@ def test_hadolint_would_find_something(tmp_path: Path) -> None:
     assert "DL3006" in lint("hadolint", "--no-color", str(tmp_path / "Dockerfile"))
 
 
+WORKFLOWS = sorted(path.name for path in (ROOT / ".github/workflows").iterdir())
+
+
 @linux
-def test_actionlint_finds_nothing_in_the_workflow() -> None:
-    assert lint("actionlint", "-no-color", ".github/workflows/image.yml") == ""
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actionlint_finds_nothing_in_the_workflows(name: str) -> None:
+    assert lint("actionlint", "-no-color", f".github/workflows/{name}") == ""
 
 
-def test_actions_are_pinned_to_a_major_version() -> None:
-    uses = [
-        step["uses"]
-        for job in yaml_of(".github/workflows/image.yml")["jobs"].values()
-        for step in job["steps"]
-        if "uses" in step
-    ]
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_actions_are_pinned_to_a_commit_that_says_its_version(name: str) -> None:
+    uses = re.findall(r"(?m)^\s*- uses: (.+)$", read(f".github/workflows/{name}"))
     assert uses
-    assert [name for name in uses if not MAJOR.fullmatch(name)] == []
+    assert [one for one in uses if not PINNED.fullmatch(one)] == []
+    jobs = yaml_of(f".github/workflows/{name}")["jobs"].values()
+    checkouts = [s for job in jobs for s in job["steps"] if "checkout" in s.get("uses", "")]
+    assert checkouts
+    assert all(step["with"] == {"persist-credentials": False} for step in checkouts)
+
+
+def test_a_pull_request_gets_no_secret_and_pushes_nothing() -> None:
+    steps = yaml_of(".github/workflows/image.yml")["jobs"]["build"]["steps"]
+    (build,) = (step["with"] for step in steps if "build-push-action" in step.get("uses", ""))
+    assert build["secrets"].startswith("${{ github.event_name != 'pull_request' &&")
+    assert build["push"] == "${{ github.event_name == 'push' }}"
+    assert build["cache-to"].startswith("${{ github.event_name == 'push' &&")
+    for action in ("login-action", "attest-build-provenance"):
+        (step,) = (step for step in steps if action in step.get("uses", ""))
+        assert step["if"] == "github.event_name == 'push'"
 
 
 def test_the_base_image_is_pinned_by_tag_and_digest() -> None:

@@ -18,7 +18,7 @@ from install.installer_fakes import FakeWorld, tar_gz
 from pennyreel_comfy.install import Installation, install, install_until, nodes
 from pennyreel_comfy.install.children import Outcome
 from pennyreel_comfy.install.lock import read_lock
-from pennyreel_comfy.install.packs import Pack, obtain, parse_pack
+from pennyreel_comfy.install.packs import Pack, note_version, obtain, parse_pack, version_of
 from pennyreel_contract.errors import Code, SetupNeeded
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -236,6 +236,20 @@ def test_a_pack_is_added_with_what_it_requires_and_torch_stays(
     assert f"torch=={installation.torch}" in pins
     assert set(read_lock().nodes.pins) <= set(pins)
     assert not installation.layout.downloads.exists()
+
+
+def test_a_packs_version_is_the_one_that_was_taken_else_its_own(
+    installation: Installation, world: World, pack: Pack, tmp_path: Path
+):
+    folder = installation.layout.comfy / "custom_nodes" / "some-pack"
+    add(installation, world, pack)
+    assert version_of(folder) == ""
+    (tmp_path / "some-pack" / "pyproject.toml").write_text('[project]\nversion = "1.4.2"\n')
+    add(installation, world, pack)
+    assert version_of(folder) == "1.4.2"
+    note_version(folder, COMMIT)
+    assert version_of(folder) == COMMIT
+    assert version_of(tmp_path / "none") == ""
 
 
 def test_a_pack_that_is_not_imported_is_an_error_that_names_it(

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes.waits import eventually
-from pennyreel_worker.gpu import GpuMemory, cost_microusd
+from pennyreel_worker.gpu import GpuMemory, cost_microusd, gpu_of
 
 GB = 1 << 30
 UUIDS = ("GPU-aaaa1111", "GPU-bbbb2222")
@@ -175,6 +175,23 @@ def test_a_comfyui_that_hangs_does_not_keep_the_job() -> None:
     assert time.monotonic() - began < 10
     release.set()
     eventually(lambda: all(t.name != "pennyreel-vram" for t in threading.enumerate()))
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("cuda:0 NVIDIA GeForce RTX 4090 : cudaMallocAsync", "NVIDIA GeForce RTX 4090"),
+        ("cuda:1 NVIDIA L4 : native", "NVIDIA L4"),
+        ("cuda:0 NVIDIA A100-SXM4-80GB MIG 1g.10gb : ", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"),
+        ("xpu:0 Intel(R) Arc(TM) A770", "Intel(R) Arc(TM) A770"),
+        ("cpu", "cpu"),
+        ("", ""),
+    ],
+)
+def test_a_gpu_is_told_by_its_makers_name(told: str, name: str) -> None:
+    found = gpu_of({"name": told, "type": "cuda", "vram_total": 24 * GB})
+    assert (found.name, found.type, found.vram_bytes) == (name, "cuda", 24 * GB)
+    assert gpu_of({}).vram_bytes is None
 
 
 def test_the_price_is_rounded_up_to_a_millionth_of_a_dollar() -> None:

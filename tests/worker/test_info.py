@@ -19,7 +19,7 @@ from pennyreel_worker.comfy import Comfy
 from pennyreel_worker.info import describe, features_of, limits_of
 from pennyreel_worker.log import JsonFormat, TextFormat, log
 from pennyreel_worker.startup import Startup, announce, process_age_s
-from worker.support import SECRET, settings_of
+from worker.support import SECRET, Bench, settings_of
 
 FACTS = Info(
     versions={"pennyreel": "9.9", "comfyui": "0.3.75", "torch": "2.13.0", "runpod": ""},
@@ -28,6 +28,7 @@ FACTS = Info(
     nodes=("A", "B", "C"),
     templates=("hello-video",),
     storage="s3",
+    packs={"pack-a": "d8d163cd90b1111f6227495e3467633676fbb346", "pack-b": "1.2"},
 )
 
 
@@ -48,10 +49,34 @@ def test_an_info_says_who_it_is_what_it_has_and_what_it_can_do(comfy: Comfy) -> 
     assert info.gpu == comfy.gpu()
 
 
+def test_an_info_names_the_packs_in_use_and_no_folder_that_holds_no_models(
+    bench: Bench,
+) -> None:
+    info = parse_info(bench.run({"contract": 1, "op": "info"}))
+    assert info.packs == {"fake": ""}  # by its classes; the fake has no files of it
+    assert "checkpoints" in info.models
+    assert not {"configs", "custom_nodes"} & set(info.models)
+
+
 def test_nodes_that_are_known_are_not_asked_for_again(comfy: Comfy) -> None:
     session = comfy.ready(Deadline(60))
     info = describe(comfy, settings_of(), session=session, nodes={"B", "A"})
     assert info.nodes == ("A", "B")
+
+
+def test_each_feature_is_explained_where_the_wire_is(bench: Bench) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "contract.md").read_text("utf-8")
+    settings = settings_of(
+        PENNYREEL_GPU_USD_PER_S="0.0002",
+        PENNYREEL_PREVIEWS="1",
+        COMFY_ORG_API_KEY="canary-key",
+        BUCKET_ENDPOINT_URL="https://s3.example.org/b",
+        BUCKET_ACCESS_KEY_ID="AKIA",
+        BUCKET_SECRET_ACCESS_KEY=SECRET,
+    )
+    told = bench.run({"contract": 1, "op": "info"})["features"]
+    found = features_of(settings, Gpu(name="x", type="cuda"), told)
+    assert [name for name in found if f"`{name}`" not in page] == []
 
 
 def test_features_follow_the_settings() -> None:
@@ -122,7 +147,8 @@ def test_the_start_is_one_line_for_a_person(records: list[logging.LogRecord]) ->
     assert "\n" not in line
     for part in (
         "pennyreel 9.9", "contract 1", "comfyui 0.3.75", "torch 2.13.0", "NVIDIA L4 24.2 GB",
-        "3 nodes", "2 checkpoints, 1 loras", "1 templates", "storage s3", "imports 10",
+        "3 nodes", "packs: pack-a d8d163cd, pack-b 1.2;", "2 checkpoints, 1 loras",
+        "1 templates", "storage s3", "imports 10",
     ):  # fmt: skip
         assert part in line
     assert "runpod" not in line  # unknown

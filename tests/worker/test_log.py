@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -28,7 +29,8 @@ from pennyreel_worker.log import (
     redactor,
     secrets_of,
 )
-from worker.support import settings_of
+from pennyreel_worker.whose import JobPool, of_job, on_gpu
+from worker.support import Bench, node, request, settings_of
 
 CANARIES = [
     "canary-3f9a1c77",
@@ -172,10 +174,156 @@ def test_a_json_line_has_the_ids_the_time_and_what_more_there_is(
         "message": "took 3 s",
         "worker": "pod-1",
         "job": "job-1",
+        "requestId": "job-1",
         "attempt": "attempt-1",
         "seconds": 3.0,
     }
     assert "attempt" not in second
+
+
+def test_a_line_is_of_the_job_in_whose_context_it_is_written(
+    heard: Callable[..., io.StringIO],
+) -> None:
+    stream = heard("json")
+    library = logging.getLogger("pennyreel_worker.results")
+    with JobPool(2) as pool:
+        with of_job("job-1"):
+            pool.submit(library.warning, "of %s", 1).result()
+            list(pool.map(library.warning, ["mapped"]))
+        with of_job("job-2"):
+            pool.submit(library.warning, "of 2").result()
+            log.info("says so itself", extra={"job": "job-3"})
+        pool.submit(library.warning, "of none").result()
+    found = [line.get("job") for line in lines(stream)]
+    assert found == ["job-1", "job-1", "job-2", "job-3", None]
+
+
+def test_all_that_is_logged_of_a_job_names_it_whoever_logs_it(
+    heard: Callable[..., io.StringIO], bench: Bench
+) -> None:
+    stream = heard("json")
+    bench.run(request({"1": node("FakeCrash")}), "job-c")
+    bench.worker.settle()
+    ours = [line for line in lines(stream) if "source" not in line]
+    assert any("starting it" in line["message"] for line in ours)  # by who knows of no job
+    assert any(line.get("event") == "ended" for line in ours)
+    assert {line.get("job") for line in ours} == {"job-c"}
+
+
+def test_comfyuis_lines_are_of_the_job_on_the_gpu(heard: Callable[..., io.StringIO]) -> None:
+    stream = heard("json")
+    comfy_line("Starting server")
+    with about("job-1", "attempt-1"), on_gpu("job-1"):
+        comfy_line("got prompt")
+        comfy_line("")
+        with on_gpu("job-2"):  # its turn came, and the first has still to read how it ended
+            comfy_line("Prompt executed")
+    comfy_line("idle")
+    found = [(line.get("job"), line.get("attempt")) for line in lines(stream)]
+    assert found == [(None, None), *[("job-1", "attempt-1")] * 2, (None, None)]
+
+
+PRINTS = """
+import json, logging, sys, threading, warnings
+from pennyreel_worker.log import comfy_line, log, redactor, set_up
+from pennyreel_worker.printed import adopt_prints
+from pennyreel_worker.whose import of_job
+
+set_up(log_format="json", worker_id="pod-1")
+adopt_prints()
+redactor.add(["canary-1"])
+print("--- Starting Serverless Worker |  Version 1.12.0 ---")
+for told in (
+    {"requestId": "job-1", "message": "Started. canary-1", "level": "INFO"},
+    {"requestId": None, "message": "odd", "level": "ERROR"},
+    {"requestId": "job-2", "message": "fine", "level": "DEBUG"},
+    {"requestId": "no message"},
+):
+    print(json.dumps(told), flush=True)
+print("WARN   | job-4 | local")
+print("INFO   | Starting API server.")
+with of_job("job-3"):
+    print("a part", end="")
+    print(" and the rest", flush=True)
+    print("to the other stream", file=sys.stderr)
+    warnings.warn("deprecated")
+comfy_line("of comfyui")
+set_up(log_format="json", worker_id="pod-1")
+log.info("once more")
+logging.getLogger("uvicorn").addHandler(logging.StreamHandler(sys.stderr))
+logging.getLogger("uvicorn").error("with its own handler")
+threads = [
+    threading.Thread(target=lambda n=n: [print("thread", n, i) for i in range(50)]) for n in "abcd"
+]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+BROKEN = """
+import io, logging, sys
+from pennyreel_worker.log import set_up
+from pennyreel_worker.printed import adopt_prints
+
+class Full(io.StringIO):
+    refuse = True
+    def write(self, text):
+        if self.refuse and text.startswith("{"):
+            raise OSError("no space left")
+        return super().write(text)
+
+sys.stderr = full = Full()
+set_up(log_format="json")
+adopt_prints()
+print("lost")
+full.refuse = False
+print("and on")
+sys.__stdout__.write(full.getvalue())
+"""
+
+
+def test_a_log_that_cannot_be_written_to_ends_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BROKEN], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "no space left" in done.stdout
+    assert json.loads(done.stdout.splitlines()[-1])["message"] == "and on"
+
+
+def test_what_anybody_prints_is_an_object_a_line_and_holds_no_secret() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRINTS], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == ""
+    assert "canary-1" not in done.stderr
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    threads = [line["message"] for line in told if line["message"].startswith("thread ")]
+    assert sorted(threads) == sorted(f"thread {n} {i}" for n in "abcd" for i in range(50))
+    found = [
+        (
+            one["message"].split(": ")[-1].split("\n")[0],
+            one.get("source"),
+            one["level"],
+            one.get("job"),
+        )
+        for one in told[: -len(threads)]
+    ]
+    assert found == [
+        ("--- Starting Serverless Worker |  Version 1.12.0 ---", "print", "info", None),
+        ("Started. ***", "runpod", "info", "job-1"),
+        ("odd", "runpod", "error", None),
+        ("fine", "runpod", "debug", "job-2"),
+        ('"no message"}', "print", "info", None),
+        ("local", "runpod", "warning", "job-4"),
+        ("Starting API server.", "runpod", "info", None),
+        ("a part and the rest", "print", "info", "job-3"),
+        ("to the other stream", "print", "info", "job-3"),
+        ("deprecated", None, "warning", "job-3"),
+        ("of comfyui", "comfyui", "info", None),
+        ("once more", None, "info", None),
+        ("with its own handler", "print", "info", None),
+        ("with its own handler", None, "error", None),
+    ]
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

@@ -239,3 +239,11 @@ def test_the_documented_table_is_the_code() -> None:
     }
     for name, value in shown.items():
         assert rows[name] == f"`{value}`", name
+
+
+def test_the_gpus_price_may_be_nothing_and_is_none_of_an_hour() -> None:
+    assert Settings.from_env({}).gpu_usd_per_s is None
+    assert Settings.from_env({"PENNYREEL_GPU_USD_PER_S": "0"}).gpu_usd_per_s == 0.0
+    assert Settings.from_env({"PENNYREEL_GPU_USD_PER_S": "0.00019"}).gpu_usd_per_s == 0.00019
+    with pytest.raises(SetupNeeded, match="dollars per second"):
+        Settings.from_env({"PENNYREEL_GPU_USD_PER_S": "0.69"})

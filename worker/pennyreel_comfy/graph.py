@@ -11,7 +11,7 @@ import copy
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue
@@ -260,6 +260,19 @@ def output_candidates(graph: Graph) -> list[str]:
         or "filename_prefix" in node["inputs"]
         or node["class_type"].startswith(("Save", "Preview"))
     ]
+
+
+def upstream(graph: Graph, starts: Iterable[str]) -> set[str]:
+    """Return the nodes that ComfyUI runs for these: they, and all that they read by a link."""
+    found: set[str] = set()
+    ahead = [key for key in starts if key in graph]
+    while ahead:
+        key = ahead.pop()
+        if key not in found:
+            found.add(key)
+            values = graph[key]["inputs"].values()
+            ahead += [v[0] for v in values if is_link(v) and v[0] in graph]
+    return found
 
 
 def count(graph: Graph, class_type: str | None = None) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,9 @@ from pennyreel_comfy.events import (
     Started,
     Succeeded,
 )
+from pennyreel_comfy.weights import weights
 from pennyreel_contract.result import NodeTiming
 
-# Where a graph's time goes, roughly: a sampler's steps dwarf the nodes around them.
-_WEIGHTS = (("Sampler", 20.0), ("VAEDecode", 4.0), ("Video", 4.0), ("Loader", 3.0))
 _MIN_ELAPSED_S = 1.0
 _MIN_FRACTION = 0.05
 
@@ -57,21 +56,29 @@ class Tracker:
 
     `expected_s` is what the graph is known to take from former runs. Its share of the estimate
     falls as the job itself shows how fast it is. `remaining_s` may be asked from any thread.
+
+    What a node expands into while it runs is told as that node, whose length then nobody knows; nor
+    does anybody of one that goes through a list. Such a node moves the fraction, and has no ETA of
+    its own.
     """
 
     def __init__(
         self,
         graph: Mapping[str, Any],
         *,
+        runs: Collection[str] | None = None,
         expected_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Weigh the graph's nodes."""
+        """Weigh the graph's nodes; `runs`: those that an output needs, where that is known."""
         self._classes = {n: str(v.get("class_type", "")) for n, v in graph.items()}
-        self._weights = {n: _weight(c) for n, c in self._classes.items()}
+        self._weights = weights(graph, runs)
         self._total = sum(self._weights.values()) or 1.0
         self._expected_s = expected_s
         self._done: dict[str, float] = {}
+        self._endless: set[str] = set()
+        """Nodes of which nobody knows how much of them is still to come."""
+
         self._clock = clock
         self._began: float | None = None
         self._base = 0.0
@@ -95,16 +102,19 @@ class Tracker:
         if isinstance(event, Cached):
             self._done.update(dict.fromkeys(event.nodes, 1.0))
         elif isinstance(event, NodeStates):
-            for name, (value, most, state) in event.nodes.items():
-                self._done[name] = 1.0 if state == "finished" else _ratio(value, most)
+            self._take(event)
             node, step, steps = self._at_work(event) or (node, step, steps)
         elif isinstance(event, NodeSteps):
-            self._done[event.node] = _ratio(event.value, event.max)
-            node, step, steps = event.node, int(event.value), int(event.max)
+            node, step, steps = self._shown(event.node), int(event.value), int(event.max)
+            if node == event.node:
+                self._set(node, _ratio(event.value, event.max))
         elif isinstance(event, Executing) and event.node is not None:
-            if node is not None and node != event.node:
+            following = self._shown(event.node)
+            if node is not None and node != following:
                 self._done[node] = 1.0
-            node, step, steps = event.node, None, None
+            if following != event.node:
+                self._endless.add(following)
+            node, step, steps = following, None, None
         else:
             return None
         return self._move(node, step, steps)
@@ -125,22 +135,46 @@ class Tracker:
             slack = max(_GRACE_S, _GRACE * (self._end - self._began))
             return None if left < -slack else max(0.0, left)
 
+    def _take(self, event: NodeStates) -> None:
+        """Note how far each node is; those that a node expands into count for it."""
+        inner: dict[str, float] = {}
+        for name, (value, most, state) in event.nodes.items():
+            ratio = 1.0 if state == "finished" else _ratio(value, most)
+            shown = self._shown(name)
+            if shown != name:
+                inner[shown] = inner.get(shown, 0.0) + ratio
+            else:
+                self._set(name, ratio)
+        for name, done in inner.items():
+            self._endless.add(name)
+            if self._done.get(name) != 1.0:  # so much is done, and always some is to come
+                self._done[name] = done / (done + 1.0)
+
+    def _set(self, node: str, ratio: float) -> None:
+        if ratio < self._done.get(node, 0.0):  # the next item of a list, or another pass
+            self._endless.add(node)
+        self._done[node] = ratio
+
     def _at_work(self, event: NodeStates) -> tuple[str, int | None, int | None] | None:
         """Return the running node and its steps, where the states tell of one."""
-        running = [n for n, (_, _, state) in event.nodes.items() if state == "running"]
+        running = {self._shown(n): n for n, v in event.nodes.items() if v[2] == "running"}
         if not running:
             return None
-        node = self._last.node if self._last.node in running else running[-1]
-        value, most, _ = event.nodes[node]
+        node = self._last.node if self._last.node in running else list(running)[-1]
+        value, most, _ = event.nodes[running[node]]
         if most > 1 and value > 0:
             return node, int(value), int(most)
         same = node == self._last.node
         return (node, self._last.step, self._last.steps) if same else (node, None, None)
 
+    def _shown(self, node: str) -> str:
+        return _of_graph(node, self._classes)
+
     def _start(self, prompt_id: str) -> None:
         """Begin, or begin anew where the graph is run once more: its estimate starts over."""
         if prompt_id != self._prompt and self._prompt is not None:
             self._done.clear()
+            self._endless.clear()
             self._last = Position(self._last.fraction)
             with self._lock:
                 self._began, self._end, self._base, self._ended = None, None, 0.0, False
@@ -161,30 +195,30 @@ class Tracker:
         if node is None and step is None:
             self._base = now  # what was cached took no time
         fraction = max(self._last.fraction, now)
-        position = Position(
-            fraction, node, self._classes.get(node or ""), step, steps, self._eta(now)
-        )
+        eta_s = self._eta(now, endless=node in self._endless)
+        position = Position(fraction, node, self._classes.get(node or ""), step, steps, eta_s)
         if position == self._last:
             return None
         self._last = position
         return position
 
-    def _eta(self, fraction: float) -> float | None:
+    def _eta(self, fraction: float, *, endless: bool) -> float | None:
         with self._lock:
             now = self._clock()
             elapsed = now - (now if self._began is None else self._began)
-            left = self._guess(elapsed, fraction)
+            left = self._guess(elapsed, fraction, endless)
             if left is None:
+                self._end = None if endless else self._end
                 return None
             self._end = now + left
             return round(left, 1)
 
-    def _guess(self, elapsed: float, fraction: float) -> float | None:
+    def _guess(self, elapsed: float, fraction: float, endless: bool) -> float | None:
         """Estimate by what this run shows, by former runs, or by both."""
-        if fraction >= 1.0:
+        if fraction >= 1.0 and not endless:
             return 0.0
         gone, shown = fraction - self._base, None
-        if elapsed >= _MIN_ELAPSED_S and gone >= _MIN_FRACTION:
+        if elapsed >= _MIN_ELAPSED_S and gone >= _MIN_FRACTION and not endless:
             shown = elapsed * (1.0 - fraction) / gone
         if self._expected_s is None or elapsed > self._expected_s:
             return shown
@@ -267,8 +301,7 @@ class NodeClock:
         self._node, self._since = node, now
 
     def _shown(self, node: str) -> str:
-        parent = node.partition(".")[0]
-        return parent if node not in self._classes and parent in self._classes else node
+        return _of_graph(node, self._classes)
 
 
 def _ends(event: Event) -> bool:
@@ -276,8 +309,10 @@ def _ends(event: Event) -> bool:
     return finished or isinstance(event, (Succeeded, Errored, Interrupted))
 
 
-def _weight(class_type: str) -> float:
-    return next((w for part, w in _WEIGHTS if part in class_type), 1.0)
+def _of_graph(node: str, classes: Mapping[str, str]) -> str:
+    """Return the node of the graph that another one belongs to; itself, if it is one."""
+    parent = node.partition(".")[0]
+    return parent if node not in classes and parent in classes else node
 
 
 def _ratio(value: float, most: float) -> float:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -38,6 +38,7 @@ from pennyreel_worker.reporting import Reporter
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.startup import Startup
 from pennyreel_worker.storage import Store
+from pennyreel_worker.whose import JobPool
 
 STOP_S = 15.0
 """How long a cancelled job may take to leave its thread before the next one is taken."""
@@ -88,9 +89,9 @@ class Worker:
         self._post = post
         self._store = Store(settings.bucket) if settings.bucket else None
         self._stores: dict[Bucket, Store] = {}
-        self._work = ThreadPoolExecutor(settings.hold + 2, "job")
-        self._side = ThreadPoolExecutor(4, "side")
-        self._upload = ThreadPoolExecutor(4, "upload")
+        self._work = JobPool(settings.hold + 2, "job")
+        self._side = JobPool(4, "side")
+        self._upload = JobPool(4, "upload")
         self._cleaning: dict[str, Future[None]] = {}
         self._running: dict[str, _Attempt] = {}
         self._lock = threading.Lock()
@@ -164,6 +165,7 @@ class Worker:
             self.settings,
             session=session,
             nodes=tuple(self.comfy.catalogue() or ()),
+            packs=self.comfy.packs(),
             features=("models_by_url", "preflight", "rerun"),
             uptime_s=self._startup.uptime_s(),
         )
@@ -262,7 +264,8 @@ class Worker:
         def clean() -> None:
             try:
                 spent = {stage: round(s, 3) for stage, s in job.timings.items()}
-                log.info("ended: %s", spent, extra={"job": job.job_id})
+                names = {"job": job.job_id, "attempt": attempt, "event": "ended", "seconds": spent}
+                log.info("ended: %s", spent, extra=names)
                 job.clean()
                 self._check_room()
             except Exception:  # noqa: BLE001 - the next job is not to wait for this for ever

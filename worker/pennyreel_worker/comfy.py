@@ -15,6 +15,7 @@ from typing import Any
 from pennyreel_comfy.diagnose import Kind, diagnose
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.install import Installation, child_env
+from pennyreel_comfy.install.packs import version_of
 from pennyreel_comfy.models.names import known_folder
 from pennyreel_comfy.preflight import NodeCatalogue
 from pennyreel_comfy.preflight.policy import ALL
@@ -22,6 +23,7 @@ from pennyreel_comfy.process import CHILD, ComfyProcess, State
 from pennyreel_comfy.session import Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, Gpu, PennyreelError, SetupNeeded, Unavailable, error
+from pennyreel_worker.gpu import gpu_of
 from pennyreel_worker.log import comfy_line, redactor
 from pennyreel_worker.models import Models
 from pennyreel_worker.settings import Settings
@@ -227,17 +229,18 @@ class Comfy:
                 devices = session.http.system_stats().get("devices") or [{}]
             except Unavailable:
                 return None
-            first = devices[0]
-            memory = first.get("vram_total")
-            self._gpu = (
-                session.http.base_url,
-                Gpu(
-                    name=str(first.get("name", "")),
-                    type=str(first.get("type", "")),
-                    vram_bytes=int(memory) if memory else None,
-                ),
-            )
+            self._gpu = session.http.base_url, gpu_of(devices[0])
         return self._gpu[1]
+
+    def packs(self) -> dict[str, str]:
+        """Return the node packs that are in use, with their versions where these are known."""
+        known = self.catalogue()
+        own = self._installation.layout.comfy / "custom_nodes" if self._installation else None
+        found = {}
+        for name in known.packs() if known else ():
+            if own is None or not (own / f"{name}.py").is_file():  # a file: ComfyUI's own example
+                found[name] = version_of(own / name) if own else ""
+        return found
 
     def stats(self) -> dict[str, Any]:
         """Return /system_stats, or nothing where no server answers at once."""

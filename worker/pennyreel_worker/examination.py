@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
+from pennyreel_comfy.graph import upstream
 from pennyreel_comfy.preflight import (
     Finding,
     NodeCatalogue,
@@ -79,12 +80,25 @@ class Examination:
 
         Their files were removed with the job that made them. The prefix makes the others new.
         """
+        return [
+            key
+            for key in self._outputs()
+            if not isinstance(self.graph[key]["inputs"].get("filename_prefix"), str)
+        ]
+
+    def runs(self) -> set[str] | None:
+        """Return the nodes that will run: ComfyUI passes over what no output needs.
+
+        None where its output nodes are not known.
+        """
+        return upstream(self.graph, self._outputs()) or None
+
+    def _outputs(self) -> list[str]:
         catalogue = self.comfy.catalogue() or NodeCatalogue({})
         return [
             key
             for key, node in self.graph.items()
             if (spec := catalogue.get(node["class_type"])) is not None and spec.output_node
-            if not isinstance(node["inputs"].get("filename_prefix"), str)
         ]
 
     def _apply_policy(self, known: NodeCatalogue | None) -> None:

@@ -7,6 +7,7 @@ too; else ComfyUI's /system_stats. One worker owns its GPU, so what is in use th
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Decimal
@@ -14,12 +15,16 @@ from typing import Any
 
 from typing_extensions import Self
 
+from pennyreel_contract import Gpu
+
 NVML_S = 0.2
 STATS_S = 1.0
 """How often memory is looked at: ComfyUI's own answer costs it some milliseconds each time."""
 
 LEAVE_S = 1.0
 """A last look at a server that hangs may not keep the job: its thread then ends by itself."""
+
+_NAME = re.compile(r"(?:[a-z]+:\d+\s+)?(?P<name>.*?)(?:\s+:\s*\w*)?", re.DOTALL)
 
 _SAME = 0.05
 """Two tools may differ by this share on how much memory one device has."""
@@ -95,6 +100,20 @@ class PeakMemory:
                 if self._over.wait(self._interval_s):
                     break
             self.bytes = max(self.bytes, read())
+
+
+def gpu_of(device: Mapping[str, Any]) -> Gpu:
+    """Return a device as /system_stats tells it, by the name that its maker gave it.
+
+    ComfyUI's is "cuda:0 NVIDIA L4 : cudaMallocAsync" there: nobody would find that in a price list.
+    """
+    told = _NAME.fullmatch(str(device.get("name", "")))
+    memory = device.get("vram_total")
+    return Gpu(
+        name=told["name"] if told else "",
+        type=str(device.get("type", "")),
+        vram_bytes=int(memory) if memory else None,
+    )
 
 
 def cost_microusd(gpu_seconds: float, usd_per_s: float | None) -> int | None:

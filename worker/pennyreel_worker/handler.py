@@ -10,11 +10,17 @@ from pennyreel_worker.app import Worker
 from pennyreel_worker.delivery import limit_of
 from pennyreel_worker.log import log, to_error
 from pennyreel_worker.stock import Refusal, is_stock, parse, parse_stock, stock_error, stock_result
+from pennyreel_worker.whose import of_job
 
 
 async def handle(worker: Worker, job: dict[str, Any]) -> dict[str, Any]:
     """Answer one job of the platform: a result, or a dict whose `error` makes it FAILED."""
     body, job_id = parse(job.get("input")), str(job["id"])
+    with of_job(job_id):
+        return await _answer(worker, job, body, job_id)
+
+
+async def _answer(worker: Worker, job: dict[str, Any], body: object, job_id: str) -> dict[str, Any]:
     try:
         if is_stock(body):
             reply = await _stock(worker, job, body, job_id)

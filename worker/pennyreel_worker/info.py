@@ -20,6 +20,8 @@ ALWAYS = ("cancel", "info", "progress", "replay", "stock_dialect")
 """What every worker of this version can do."""
 
 _AT_ONCE = 4
+_NO_MODELS = {"configs", "custom_nodes"}
+"""Folders that ComfyUI lists among those of models: the second with each file of each node pack."""
 
 
 def describe(
@@ -116,7 +118,7 @@ def _version(distribution: str) -> str:
 
 def _models(http: ComfyHttp) -> dict[str, tuple[str, ...]]:
     """Ask for every folder, some at once: on a network volume each may take a while."""
-    folders = http.models()
+    folders = [folder for folder in http.models() if folder not in _NO_MODELS]
     with ThreadPoolExecutor(_AT_ONCE, "info") as pool:
         found = list(pool.map(http.models, folders))
     return {folder: tuple(names) for folder, names in zip(folders, found, strict=True) if names}

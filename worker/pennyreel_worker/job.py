@@ -41,6 +41,7 @@ from pennyreel_worker.pacing import Durations, Pace, kind_of
 from pennyreel_worker.reporting import EXECUTED, PREPARED, Listener, Reporter, listener
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.storage import Store
+from pennyreel_worker.whose import on_gpu
 
 NOTHING = "the job made no output: its output nodes gave none"
 NOTHING_WANTED = "the job made no output of the nodes and kinds asked for; previews only on request"
@@ -99,6 +100,7 @@ class Job:
         self.deadline = Deadline(min(wanted, self.settings.max_timeout_s))
         self._began = time.monotonic()
         self._graph: dict[str, Any] = {}
+        self._runs: set[str] | None = None
         self._kind = ""
         self._ensured: Ensured | None = None
         self.stage = Stage.PREPARING
@@ -167,6 +169,7 @@ class Job:
         # A folder of its own each time: an attempt that failed in delivery and comes again would
         # else be answered from ComfyUI's cache, with files that are gone.
         graph = graphs.prefix_outputs(graph, self._folder)
+        self._runs = examined.runs()
         self._graph = graphs.mark_nodes(graph, examined.unprefixed(), self._folder)
         self.timings["prepare"] = time.monotonic() - began
 
@@ -184,6 +187,7 @@ class Job:
                 self.reporter,
                 self._graph,
                 previews=self.request.preview,
+                runs=self._runs,
                 expected_s=self.durations.expected(self._kind),
                 deliver_s=self.durations.expected(f"deliver {self._kind}") or 0.0,
             )
@@ -191,7 +195,7 @@ class Job:
             self._sweep()
             self.others.littered = True
             self._execution = self._permitted(told)
-            with self.memory.peak() as peak:
+            with on_gpu(self.job_id), self.memory.peak() as peak:
                 executed = self._execution.run(turn)
         self._at(Stage.DELIVERING)
         self.pace.executed(self.job_id)

@@ -22,6 +22,7 @@ from pennyreel_worker.comfy import Comfy
 from pennyreel_worker.gpu import GpuMemory
 from pennyreel_worker.log import catch_all, log, redactor, secrets_of, set_up
 from pennyreel_worker.prefetch import Prefetch, find
+from pennyreel_worker.printed import adopt_prints
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.startup import COMFYUI, IMPORTED, READY, SDK, SPAWNED, WARM, Startup, announce
 from pennyreel_worker.warmup import warm_up
@@ -51,6 +52,8 @@ def main() -> int:
     try:
         settings = Settings.from_env(os.environ)
         set_up(log_format=settings.log_format, worker_id=settings.worker_id)
+        if settings.log_format == "json":
+            adopt_prints()
         redactor.add([*secrets_of(settings), os.environ.get("RUNPOD_AI_API_KEY")])
         comfy = Comfy(settings)
     except PennyreelError as problem:

@@ -16,10 +16,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from pennyreel_contract import Code, PennyreelError, error
 from pennyreel_worker.settings import Settings
+from pennyreel_worker.whose import NameJob, job_on_gpu
 
 log = logging.getLogger("pennyreel_worker")
 
@@ -147,11 +148,19 @@ class JsonFormat(logging.Formatter):
             "worker": self._worker_id,
         }
         body |= {k: v for k, v in vars(record).items() if k not in _STANDARD and v is not None}
-        if "job" in body and (attempt := _attempts.get(str(body["job"]))):
-            body.setdefault("attempt", attempt)
+        body |= {**_ids(body.get("job")), **body}
         if record.exc_info:
             body["exception"] = self.formatException(record.exc_info)
         return json.dumps(cleaned(body), ensure_ascii=False, default=_text)
+
+
+def _ids(job: object) -> dict[str, str]:
+    """Return what names a job in a JSON line; `requestId` is what RunPod's SDK calls it there."""
+    if job is None:
+        return {}
+    attempt = _attempts.get(str(job))
+    ids = {"job": str(job), "requestId": str(job)}
+    return {**ids, "attempt": attempt} if attempt else ids
 
 
 def set_up(
@@ -164,7 +173,8 @@ def set_up(
     global _json_worker  # noqa: PLW0603 - one log a process
     as_json = log_format == "json"
     _json_worker = worker_id if as_json else None
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_stderr())
+    handler.addFilter(NameJob())
     handler.setFormatter(JsonFormat(worker_id) if as_json else TextFormat("%(message)s"))
     ours = logging.getLogger("pennyreel_worker")
     ours.handlers[:] = [handler]
@@ -189,6 +199,12 @@ def catch_all() -> None:
     threading.excepthook = lambda args: caught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
+def _stderr() -> TextIO:
+    """Return where the log goes; what stands there for printed lines would send them back."""
+    stream: TextIO = getattr(sys.stderr, "under", sys.stderr)
+    return stream
+
+
 _json_worker: str | None = None
 
 
@@ -196,7 +212,9 @@ def comfy_line(line: str) -> None:
     """Print one line of ComfyUI's output among ours; of a progress bar's, the last state."""
     line = _one_line(redactor.clean(line.rpartition("\r")[2]))
     if _json_worker is None:
-        sys.stderr.write(f"comfyui | {line}\n")
+        _stderr().write(f"comfyui | {line}\n")
+        return
+    if not line:
         return
     body = {
         "time": _iso(datetime.now(timezone.utc).timestamp()),
@@ -204,8 +222,9 @@ def comfy_line(line: str) -> None:
         "message": line,
         "worker": _json_worker,
         "source": "comfyui",
+        **_ids(job_on_gpu()),
     }
-    sys.stderr.write(json.dumps(body, ensure_ascii=False) + "\n")
+    _stderr().write(json.dumps(body, ensure_ascii=False) + "\n")
 
 
 def to_error(problem: Exception, job_id: str) -> PennyreelError:

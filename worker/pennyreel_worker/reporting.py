@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 from pennyreel_comfy.events import Event, Image
@@ -137,13 +137,14 @@ class Listener:
         graph: Mapping[str, Any],
         *,
         previews: bool = False,
+        runs: Collection[str] | None = None,
         expected_s: float | None = None,
         deliver_s: float = 0.0,
     ) -> None:
         """See `listener`."""
         self._reporter = reporter
         self._classes = {n: str(v.get("class_type", "")) for n, v in graph.items()}
-        self._tracker = Tracker(graph, expected_s=expected_s)
+        self._tracker = Tracker(graph, runs=runs, expected_s=expected_s)
         self._clock = NodeClock(graph)
         self._previews = previews
         self._deliver_s = deliver_s
@@ -201,6 +202,7 @@ def listener(
     graph: Mapping[str, Any],
     *,
     previews: bool,
+    runs: Collection[str] | None = None,
     expected_s: float | None = None,
     deliver_s: float = 0.0,
 ) -> Listener:
@@ -210,11 +212,14 @@ def listener(
         reporter: gets the progress.
         graph: as submitted.
         previews: whether thumbnails were asked for.
+        runs: the nodes that will run, where that is known.
         expected_s: seconds on the GPU, as former jobs of this kind took.
         deliver_s: seconds that delivery takes afterwards; the ETA told is of the whole job.
 
     """
-    return Listener(reporter, graph, previews=previews, expected_s=expected_s, deliver_s=deliver_s)
+    return Listener(
+        reporter, graph, previews=previews, runs=runs, expected_s=expected_s, deliver_s=deliver_s
+    )
 
 
 def _data_uri(image: Image) -> str:

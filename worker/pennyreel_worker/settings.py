@@ -23,6 +23,9 @@ START_S = 180.0
 MAX_HELD = 2
 """Jobs that a worker has at most: one on the GPU, one being prepared or delivered."""
 
+MAX_USD_PER_S = 0.1
+"""No machine costs as much; a price per hour, which is what most pages show, would be above it."""
+
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -110,7 +113,7 @@ class Settings:
             **_models(read),
             warmup=read.text("PENNYREEL_WARMUP") or None,
             prefetch=read.parts("PENNYREEL_PREFETCH", ","),
-            gpu_usd_per_s=read.number("PENNYREEL_GPU_USD_PER_S", 0) or None,
+            gpu_usd_per_s=_price(read),
             cuda_devices=read.text("CUDA_VISIBLE_DEVICES") or None,
             log_format=read.choice("PENNYREEL_LOG_FORMAT", ("text", "json")) or "text",
             inline_max_bytes=read.integer("PENNYREEL_INLINE_MAX_BYTES", 0) or None,
@@ -222,6 +225,14 @@ def _hold(read: _Reader) -> int:
     if held > MAX_HELD:
         raise _bad("PENNYREEL_CONCURRENCY", str(held), "1 or 2: only one job is on the GPU")
     return held
+
+
+def _price(read: _Reader) -> float | None:
+    text = read.text("PENNYREEL_GPU_USD_PER_S")
+    price = read.number("PENNYREEL_GPU_USD_PER_S", 0)
+    if price > MAX_USD_PER_S:
+        raise _bad("PENNYREEL_GPU_USD_PER_S", text, "dollars per second, such as 0.00019")
+    return price if text else None
 
 
 def _key_template(value: str) -> str:

@@ -98,8 +98,15 @@ def _line(info: Info, facts: dict[str, Any]) -> str:
         memory = f" {gpu.vram_bytes / _GB:.1f} GB" if gpu.vram_bytes else ""
         device = f"{gpu.name or gpu.type}{memory}"
     models = ", ".join(f"{n} {folder}" for folder, n in facts["models"].items()) or "none"
+    packs = ", ".join(f"{n} {_short(v)}".rstrip() for n, v in facts["packs"].items()) or "none"
     stages = ", ".join(f"{stage} {ms} ms" for stage, ms in facts["startup_ms"].items())
     return (
-        f"ready: {versions}; on {device}; {facts['nodes']} nodes; models: {models}; "
-        f"{facts['templates']} templates; storage {info.storage}; since start: {stages}"
+        f"ready: {versions}; on {device}; {facts['nodes']} nodes; packs: {packs}; "
+        f"models: {models}; {facts['templates']} templates; "
+        f"storage {info.storage}; since start: {stages}"
     )
+
+
+def _short(version: str) -> str:
+    """Return a commit as people quote it; any other version as it is."""
+    return version[:8] if len(version) == 40 else version

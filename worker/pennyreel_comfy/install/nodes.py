@@ -23,7 +23,7 @@ from pennyreel_comfy.install.job import Job, Tools
 from pennyreel_comfy.install.layout import Installation, child_env
 from pennyreel_comfy.install.lines import Lines, complain, say
 from pennyreel_comfy.install.lock import Lock, read_lock
-from pennyreel_comfy.install.packs import REGISTRY, Pack, obtain, parse_pack
+from pennyreel_comfy.install.packs import REGISTRY, Pack, note_version, obtain, parse_pack
 from pennyreel_comfy.install.planning import Request
 from pennyreel_comfy.install.state import State, exclusive
 from pennyreel_contract.errors import Code, PennyreelError, error
@@ -168,7 +168,9 @@ def _add(
     partial = layout.downloads / "pack"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    obtain(pack, partial, layout.downloads / "archive", fetch=job.tools.fetch, registry=registry)
+    version = obtain(
+        pack, partial, layout.downloads / "archive", fetch=job.tools.fetch, registry=registry
+    )
     if not (partial / "__init__.py").is_file():
         raise error(
             Code.INSTALL_FAILED,
@@ -182,6 +184,7 @@ def _add(
         )
     if (partial / "install.py").is_file():
         _run_install(job, partial)
+    note_version(partial, version)
     target = layout.comfy / "custom_nodes" / pack.name
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

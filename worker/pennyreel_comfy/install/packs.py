@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -22,6 +23,9 @@ REGISTRY = "https://api.comfy.org"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_OWN = re.compile(r"""^\s*version\s*=\s*["']([^"'\s]+)["']""", re.MULTILINE)
+_VERSION = ".pennyreel-version"
+_LONGEST = 100
 _TIMEOUT = (10, 60)
 _GIT_SECONDS = 600.0
 
@@ -74,6 +78,23 @@ def obtain(pack: Pack, target: Path, scratch: Path, *, fetch: Fetch, registry: s
         raise error(
             Code.INSTALL_FAILED, f"The node pack {pack.name} cannot be had: {problem}"
         ) from problem
+
+
+def note_version(folder: Path, version: str) -> None:
+    """Keep with a pack which version it is: a commit is nowhere among its files."""
+    if version:
+        (folder / _VERSION).write_text(version + "\n", encoding="utf-8")
+
+
+def version_of(folder: Path) -> str:
+    """Return a pack's version: the one that was noted, else its own; empty where neither is."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return (folder / _VERSION).read_text(encoding="utf-8").strip()[:_LONGEST]
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+        found = _OWN.search(text)
+        return found[1][:_LONGEST] if found else ""
+    return ""
 
 
 def _git(pack: Pack, target: Path, scratch: Path, fetch: Fetch) -> str:

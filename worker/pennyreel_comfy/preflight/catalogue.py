@@ -12,6 +12,7 @@ from typing import Any
 from pennyreel_comfy.preflight.tables import table
 
 _CORE = ("comfy_extras.", "comfy_api_nodes.")
+_PACK = "custom_nodes."
 _UPLOADS = ("image_upload", "video_upload", "audio_upload", "file_upload", "upload")
 DYNAMIC = "COMFY_"  # V3 inputs that grow or match; what they take is not in /object_info
 
@@ -99,6 +100,13 @@ class NodeCatalogue:
             found = self._specs[class_type] = _node(class_type, self._info[class_type])
         return found
 
+    def packs(self) -> list[str]:
+        """Return the node packs that have classes here, by the names of their folders or files."""
+        modules = (
+            str(v.get("python_module", "")) for v in self._info.values() if isinstance(v, dict)
+        )
+        return sorted({m.removeprefix(_PACK) for m in modules if m.startswith(_PACK)})
+
     @staticmethod
     def of(source: NodeCatalogue | Mapping[str, Any]) -> NodeCatalogue:
         """Return `source` as a catalogue."""
@@ -149,5 +157,5 @@ def _known(module: str) -> bool:
     return (
         module == "nodes"
         or module.startswith(_CORE)
-        or module.removeprefix("custom_nodes.").lower() in table("inputs")["known_packs"]
+        or module.removeprefix(_PACK).lower() in table("inputs")["known_packs"]
     )
