@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +89,17 @@ def make_own() -> Iterator[Callable[..., Bench]]:
     for bench in benches:
         bench.worker.close()
         bench.close(None, None, None)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("where", ["comfy_org_api_key", "accessId", "accessSecret"])
+def test_a_key_that_is_no_key_keeps_nobody_waiting(where: str, bench: Bench) -> None:
+    """To hide a value of a million letters would take minutes, in which no other job goes on."""
+    key = "k" * 1_000_000
+    job: dict[str, Any] = {"workflow": SAVE}
+    more = {} if where == "comfy_org_api_key" else {"s3Config": {where: key}}
+    began = time.perf_counter()
+    reply = bench.run(job if more else {**job, where: key}, **more)
+    assert reply["code"] == "bad_request"
+    assert len(json.dumps(reply)) < 1000
+    assert time.perf_counter() - began < 10
+    assert "images" in bench.run({**job, "comfy_org_api_key": "k" * 1000})
