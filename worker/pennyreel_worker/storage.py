@@ -43,6 +43,9 @@ _LARGE_S, _SMALL_S = (10, 60), (5, 10)
 """Seconds to connect, and without a byte: of transfers, and of calls that carry little."""
 _FEW = 2
 """Attempts of a small call after its first: a store that is silent for so long is not there."""
+MAX_STORED = 64 * 1024**2
+"""Bytes of a stored object that is read into memory: three times the largest result there is."""
+
 _LEAVE_S = 2.0
 """How long a cancelled transfer may take to let go of its file."""
 
@@ -187,16 +190,14 @@ class Store:
             deadline,
             cancel,
         )
-        if head["ContentLength"] > most:
-            raise error(
-                Code.INPUT_TOO_LARGE,
-                f"{url} has {head['ContentLength']} bytes; at most {most} are taken",
-            )
+        if (size := head.get("ContentLength", 0)) > most:
+            raise error(Code.INPUT_TOO_LARGE, f"{url} has {size} bytes; at most {most} are taken")
         with self._transfer(
             f"reading {url}",
             lambda watch: self._transfers.download(bucket, key, str(path), None, [watch]),
             deadline,
             cancel,
+            most=most,  # a bucket that a job brought may say one thing and send another
         ):
             pass
 
@@ -207,7 +208,8 @@ class Store:
 
         def read() -> bytes:
             try:
-                return self._small.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+                with self._small.get_object(Bucket=self.bucket, Key=key)["Body"] as stored:
+                    return stored.read(MAX_STORED + 1)
             except ClientError as problem:
                 # A key that may only write (all that the stock worker asks for), or not list, is
                 # denied what is not there.
@@ -215,9 +217,12 @@ class Store:
                     return b""
                 raise
 
+        content = self._do(f"reading {key}", read, deadline, cancel)
+        if len(content) > MAX_STORED:
+            raise error(Code.STORAGE_FAILED, f"reading {key} failed: too large", retryable=False)
         try:
-            body = json.loads(self._do(f"reading {key}", read, deadline, cancel))
-        except ValueError:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
             return None
         return body if isinstance(body, dict) else None
 
@@ -228,20 +233,24 @@ class Store:
         start: Callable[[BaseSubscriber], Any],
         deadline: Deadline,
         cancel: CancelToken,
+        most: int | None = None,
     ) -> Iterator[None]:
         """Start a transfer, and wait for it at the end of the `with`.
 
-        It ends early when the job is cancelled or out of time, or the body raises. s3transfer and
+        It ends early when the job is cancelled or out of time, it is of more than `most` bytes, or
+        the body raises. s3transfer and
         not upload_file: that one can only be stopped by an exception in a callback, which botocore
         takes for a broken connection and tries again.
         """
-        watch = _Watch()
+        watch = _Watch(most)
         cancel.on_cancel(watch.news.set)
         try:
             future = self._do(doing, lambda: start(watch))
             try:
                 yield
-                while not watch.ended.is_set() and not cancel.cancelled and not deadline.expired:
+                while not (
+                    watch.ended.is_set() or watch.over or cancel.cancelled or deadline.expired
+                ):
                     watch.news.wait(deadline.left(60.0))
             except OSError as problem:  # the body reads the same file
                 raise _translate(problem, doing) from None
@@ -250,6 +259,8 @@ class Store:
                 if not done:
                     future.cancel()
                     watch.ended.wait(_LEAVE_S)
+            if watch.over:
+                raise error(Code.INPUT_TOO_LARGE, f"{doing}: over {most} bytes")
             if not done:
                 cancel.check()
                 raise deadline.error(doing)
@@ -306,10 +317,19 @@ def _awaited(doing: str, call: Callable[[], T], deadline: Deadline, cancel: Canc
 
 
 class _Watch(BaseSubscriber):
-    """Tells of a transfer's end; `news` is also set when its job is cancelled."""
+    """Tells of a transfer's end and size; `news` is also set when its job is cancelled."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self.news, self.ended = threading.Event(), threading.Event()
+        self.over = False
+        self._most, self._size, self._lock = most, 0, threading.Lock()
+
+    def on_progress(self, future: Any, bytes_transferred: int, **kwargs: Any) -> None:  # noqa: ARG002 - s3transfer's call
+        with self._lock:
+            self._size += bytes_transferred  # less than none where a part is begun anew
+            self.over = self.over or (self._most is not None and self._size > self._most)
+        if self.over:
+            self.news.set()
 
     def on_done(self, future: Any, **kwargs: Any) -> None:  # noqa: ARG002 - s3transfer's call
         self.ended.set()
