@@ -13,7 +13,6 @@ import posixpath
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.subscribers import BaseSubscriber
 
-from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_comfy.waiting import CancelToken, Deadline, awaited
 from pennyreel_contract import Code, PennyreelError, error
 from pennyreel_worker import peers
 from pennyreel_worker.buckets import Bucket
@@ -278,42 +277,11 @@ class Store:
         try:
             if deadline is None and cancel is None:
                 return call()
-            return _awaited(doing, call, deadline or Deadline(None), cancel or CancelToken())
+            # Not in a pool's thread: a store that accepts connections and says nothing would soon
+            # have all of them.
+            return awaited(doing, call, deadline or Deadline(None), cancel or CancelToken())
         except (BotoCoreError, ClientError, Boto3Error, OSError) as problem:
             raise _translate(problem, doing) from None
-
-
-def _awaited(doing: str, call: Callable[[], T], deadline: Deadline, cancel: CancelToken) -> T:
-    """Make a call in a thread of its own, which is left behind when the job has no more time.
-
-    That thread ends by the client's own limits. It is no thread of a pool: a store that accepts
-    connections and says nothing would soon have all of them.
-    """
-    cancel.check()
-    if deadline.expired:
-        raise deadline.error(doing)
-    outcome: Future[T] = Future()
-    news = threading.Event()
-
-    def work() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as problem:  # noqa: BLE001 - the caller's, like the result
-            outcome.set_exception(problem)
-        finally:
-            news.set()
-
-    cancel.on_cancel(news.set)
-    try:
-        threading.Thread(target=work, daemon=True, name="s3-call").start()
-        while not outcome.done() and not cancel.cancelled and not deadline.expired:
-            news.wait(deadline.left(60.0))
-    finally:
-        cancel.forget(news.set)
-    if not outcome.done():
-        cancel.check()
-        raise deadline.error(doing)
-    return outcome.result()
 
 
 class _Watch(BaseSubscriber):
