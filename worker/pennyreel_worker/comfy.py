@@ -170,7 +170,7 @@ class Comfy:
             if session is None or (known and not renew and known[0] == session.http.base_url):
                 return known[1] if known else None
             try:
-                catalogue = NodeCatalogue(session.http.object_info())
+                catalogue = NodeCatalogue(session.http.object_info(), self.models.jobs.files())
             except Unavailable:
                 return known[1] if known else None
             self._nodes = session.http.base_url, catalogue

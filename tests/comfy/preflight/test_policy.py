@@ -434,3 +434,20 @@ def test_long_chains_of_texts_are_judged_in_time(catalogue: NodeCatalogue) -> No
     graph["t0"]["inputs"]["value"] = "../x"
     assert len(refused_nodes(graph, catalogue)) == count - 1
     assert time.perf_counter() - began < 5
+
+
+def test_a_model_that_another_job_brought_is_not_named(info: dict[str, Any]) -> None:
+    digest = "0123456789abcdef" * 4
+    models = frozenset({f"{digest}.safetensors"})
+    options = info["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0]
+    options[:] = ["own.safetensors", f"{digest}.safetensors"]
+    graph = diffusion(f"{digest}.safetensors")
+    assert [f.node for f in refused_nodes(graph, info, models=models)] == ["1"]
+    assert refused_nodes(graph, info) == []
+    graph = diffusion("own.safetensors")
+    assert refused_nodes(graph, info, models=models) == []
+    graph["8"] = node("SomePack", rows=[{"lora": f"embedding:{digest}.pt"}])
+    assert [f.node for f in refused_nodes(graph, info, models=models)] == ["8"]
+    told = str(check(diffusion("x.safetensors"), NodeCatalogue(info, models)))
+    assert "own.safetensors" in told
+    assert digest not in told

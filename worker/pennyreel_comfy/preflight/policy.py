@@ -33,6 +33,8 @@ _TEXT = ("STRING", "*")  # types of inputs by which a path may come
 _PREFIXED = {"VHS_VideoCombine"}
 """Classes that are not `known`, and have ComfyUI itself hold their filename_prefix."""
 _OTHERS = "it reads from the folder of other jobs"
+_BROUGHT = "it names a model that another job brought; have this job ask for it by its URL"
+_DIGEST = re.compile("[0-9a-f]{64}")
 _COMMAND = "it becomes part of a command, and may have letters, digits and _ . + - only"
 _PLAIN = re.compile(r"[\w.+-]*", re.ASCII)
 _SHOWN = "videopreview"
@@ -46,6 +48,7 @@ def refused_nodes(
     catalogue: NodeCatalogue | Mapping[str, Any],
     allow: frozenset[str] = frozenset(),
     foreign: AbstractSet[str] = frozenset(),
+    models: AbstractSet[str] = frozenset(),
 ) -> list[Finding]:
     """Return what a graph may not do, with the code `node_refused`.
 
@@ -59,11 +62,13 @@ def refused_nodes(
         catalogue: the server's classes.
         allow: classes that the operator allows, to which no rule applies; "*" for all.
         foreign: names in the input folder that belong to other jobs; nothing in them is read.
+        models: files of models that other jobs brought, called by their sha256; not to be named.
 
     """
     if ALL in allow:
         return []
-    case = _Case(graph, NodeCatalogue.of(catalogue), foreign)
+    digests = frozenset(name.partition(".")[0] for name in models)
+    case = _Case(graph, NodeCatalogue.of(catalogue), foreign, digests)
     return [
         finding
         for key, node in graph.items()
@@ -92,6 +97,7 @@ class _Case:
     graph: Mapping[str, Any]
     catalogue: NodeCatalogue
     foreign: AbstractSet[str]
+    digests: AbstractSet[str]
 
     @cached_property
     def climbing(self) -> frozenset[str]:
@@ -116,6 +122,12 @@ class _Case:
         """Return what is wrong with a text as a path, or None."""
         return unsafe(text) or (_OTHERS if top(text) in self.foreign else None)
 
+    def strange(self, value: Any) -> bool:
+        """Tell whether a literal has the name of another job's model, be it in a prompt."""
+        return bool(self.digests) and any(
+            found in self.digests for text in strings(value) for found in _DIGEST.findall(text)
+        )
+
     def no_text(self, link: list[Any]) -> bool:
         """Tell whether a link surely brings something else than a text."""
         node, number = self.graph.get(link[0]), link[1]
@@ -138,6 +150,8 @@ def _node(key: str, node: Mapping[str, Any], case: _Case) -> Iterator[Finding]:
         why = _why(field, value, spec, case)
         if not why and spec and name in _commands() and field not in spec.inputs:
             why = _command(field, value, case)
+        if not why and case.strange(value):
+            why = _BROUGHT
         if why:
             yield _finding(key, name, field, why, value)
 
