@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ MAX_HELD = 2
 """Jobs that a worker has at most: one on the GPU, one being prepared or delivered."""
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
+_PAIR = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]/@:*?]+):[1-9][0-9]{0,4}")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -104,7 +106,7 @@ class Settings:
             down_grace_s=_down_grace_s(read),
             input_max_bytes=read.integer("PENNYREEL_INPUT_MAX_BYTES", 5 * 1024**3, least=1),
             input_timeout_s=read.seconds("PENNYREEL_INPUT_TIMEOUT_S", 600.0),
-            allow_hosts=frozenset(h.lower() for h in read.parts("PENNYREEL_ALLOW_HOSTS", ",")),
+            allow_hosts=_allow_hosts(read),
             allow_nodes=frozenset(read.parts("PENNYREEL_ALLOW_NODES", ",")),
             **_models(read),
             warmup=read.text("PENNYREEL_WARMUP") or None,
@@ -220,6 +222,16 @@ def _hold(read: _Reader) -> int:
     if held > MAX_HELD:
         raise _bad("PENNYREEL_CONCURRENCY", str(held), "1 or 2: only one job is on the GPU")
     return held
+
+
+def _allow_hosts(read: _Reader) -> frozenset[str]:
+    """Read pairs of host and port. Anything else would allow nothing, or more than it says."""
+    hosts = read.parts("PENNYREEL_ALLOW_HOSTS", ",")
+    for host in hosts:
+        if not _PAIR.fullmatch(host):
+            wanted = "made of host:port pairs such as minio.lan:9000 or [fd00::1]:9000"
+            raise _bad("PENNYREEL_ALLOW_HOSTS", host, wanted)
+    return frozenset(host.lower().replace("[", "").replace("]", "") for host in hosts)
 
 
 def _key_template(value: str) -> str:
