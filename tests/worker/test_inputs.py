@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -192,6 +193,30 @@ def test_a_full_disk_is_told(bench: Bench) -> None:
     finally:
         folder.unlink()
     assert getattr(caught.value, "code", "") == Code.STORAGE_FAILED.value
+
+
+@pytest.mark.parametrize("source", ["data", "url", "s3"])
+def test_inputs_leave_room_for_the_job_on_the_gpu(
+    source: str, open_bench: Bench, files: Files, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of many large inputs is not to fill the disk under the one that runs."""
+    content = b"x" * MB
+    s3.client.put_object(Bucket=s3.bucket, Key="large", Body=content)
+    where = {
+        "data": base64.b64encode(content).decode(),
+        "url": f"{files.url}/big?bytes={MB}",
+        "s3": f"s3://{s3.bucket}/large",
+    }
+    real = shutil.disk_usage
+    left = open_bench.settings.least_free_bytes + 2000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=left))
+    problem = open_bench.bad(load(**{source: where[source]}))
+    assert problem.code == "disk_full"
+    assert problem.retryable
+    assert "2000 bytes" in problem.message
+    assert open_bench.good(load(data=HELLO)).artifacts
+    assert open_bench.worker.broken is None
+    assert open_bench.left() == []
 
 
 @pytest.fixture
