@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,3 +106,34 @@ def test_a_key_that_is_no_key_keeps_nobody_waiting(where: str, bench: Bench) -> 
     assert len(json.dumps(reply)) < 1000
     assert time.perf_counter() - began < 10
     assert "images" in bench.run({**job, "comfy_org_api_key": "k" * 1000})
+
+
+PEER = """
+import ctypes, os, sys
+from pennyreel_worker import lifecycle
+if os.getuid() == 0:  # whom /proc hides nothing from
+    os.setuid(65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which another user takes away
+if sys.argv[1] == "hidden":
+    lifecycle._hide()
+worker = os.getpid()
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+try:
+    with open(f"/proc/{worker}/environ", "rb") as file:
+        os._exit(0 if b"CANARY" in file.read() else 9)
+except PermissionError:
+    os._exit(7)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("hidden", 7), ("open", 0)])
+def test_a_process_of_the_same_user_cannot_read_the_workers_environment(
+    how: str, code: int
+) -> None:
+    """ComfyUI is one, and runs other people's nodes."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PEER, how],
+        env={**os.environ, "KEY": "CANARY"}, check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == code
