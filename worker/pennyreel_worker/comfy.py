@@ -248,6 +248,8 @@ class Comfy:
         """Remove a job's own folders."""
         for kind in ("input", "output"):
             shutil.rmtree(self.folders[kind] / attempt_id, ignore_errors=True)
+        # Requests of paid nodes, keys and all, where ComfyUI is not run by our child.py.
+        shutil.rmtree(self.folders["temp"] / "api_logs", ignore_errors=True)
 
     def sweep(self, keep: Iterable[str]) -> None:
         """Remove what no job here owns: previews, and what nodes wrote past their prefix.
