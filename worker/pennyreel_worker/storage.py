@@ -57,6 +57,9 @@ _HINTS = {
     "AccessDenied": "Give the key the rights to read and write in this bucket.",
     "EndpointConnectionError": "Check BUCKET_ENDPOINT_URL and the network.",
 }
+_TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+# UNVERIFIED which stores say so: S3, R2 and MinIO know If-None-Match.
+_UNCONDITIONAL = {"NotImplemented", "InvalidArgument", "InvalidRequest", "501"}
 _FINAL = {"NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"}
 
 T = TypeVar("T")
@@ -131,6 +134,26 @@ class Store:
             cancel,
         )
         return f"s3://{self.bucket}/{key}"
+
+    def create(self, key: str, body: bytes, mime: str, **limits: Any) -> bool:
+        """Store a small object where there is none of its key; return whether it did.
+
+        A store that knows no such condition is written to without it. `limits` are those of `put`.
+        """
+
+        def make() -> bool:
+            where = {"Bucket": self.bucket, "Key": key, "Body": body, "ContentType": mime}
+            try:
+                self._small.put_object(**where, IfNoneMatch="*")  # type: ignore[arg-type]
+            except ClientError as problem:
+                if _name(problem) in _TAKEN:
+                    return False
+                if _name(problem) not in _UNCONDITIONAL:
+                    raise
+                self._small.put_object(**where)  # type: ignore[arg-type]
+            return True
+
+        return self._do(f"storing {key}", make, **limits)
 
     def presign(self, url: str, ttl_s: int) -> tuple[str | None, datetime | None]:
         """Return a URL that anyone may GET until the moment beside it, or (None, None)."""
