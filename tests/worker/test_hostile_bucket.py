@@ -19,7 +19,7 @@ from pennyreel_worker.storage import MAX_STORED, Store
 from worker.support import SAVE, SECRET, Bench, request, until
 
 PIECE = b"x" * 65536
-FLOOD = 4 * MAX_STORED
+FLOOD = 8 * MAX_STORED
 """Bytes after which the flood ends by itself: whoever takes them all has no limit."""
 
 

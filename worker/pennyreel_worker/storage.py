@@ -42,8 +42,9 @@ _LARGE_S, _SMALL_S = (10, 60), (5, 10)
 """Seconds to connect, and without a byte: of transfers, and of calls that carry little."""
 _FEW = 2
 """Attempts of a small call after its first: a store that is silent for so long is not there."""
-MAX_STORED = 64 * 1024**2
-"""Bytes of a stored object that is read into memory: three times the largest result there is."""
+MAX_STORED = 32 * 1024**2
+"""Bytes that are read into memory of an object in a bucket that a job brought: more than the
+platform carries of a result."""
 
 _LEAVE_S = 2.0
 """How long a cancelled transfer may take to let go of its file."""
@@ -79,6 +80,7 @@ class Store:
 
         """
         self._settings = settings
+        self._most = None if allow_hosts is None else MAX_STORED
         # The stock worker's bucket is the month when none is named.
         self.bucket = settings.bucket or time.strftime("%m-%y", time.gmtime())
         session = boto3.session.Session()
@@ -231,7 +233,7 @@ class Store:
         def read() -> bytes:
             try:
                 with self._small.get_object(Bucket=self.bucket, Key=key)["Body"] as stored:
-                    return stored.read(MAX_STORED + 1)
+                    return stored.read(None if self._most is None else self._most + 1)
             except ClientError as problem:
                 # A key that may only write (all that the stock worker asks for), or not list, is
                 # denied what is not there.
@@ -240,7 +242,7 @@ class Store:
                 raise
 
         content = self._do(f"reading {key}", read, deadline, cancel)
-        if len(content) > MAX_STORED:
+        if self._most is not None and len(content) > self._most:
             raise error(Code.STORAGE_FAILED, f"reading {key} failed: too large", retryable=False)
         try:
             body = json.loads(content)
