@@ -258,6 +258,29 @@ def test_two_jobs_with_an_input_of_one_name_do_not_meet(bench: Bench) -> None:
     assert len(names) == 2
 
 
+@pytest.mark.parametrize("way", ["{}/in.png", "./x/../{}/in.png"])
+def test_a_node_that_names_another_jobs_file_neither_delivers_nor_removes_it(
+    way: str, open_bench: Bench, files: Files
+) -> None:
+    async def story() -> None:
+        victim = load(data=HELLO)
+        victim["inputs"] += [{"name": "slow.png", "url": f"{files.url}/slow"}]
+        preparing = asyncio.create_task(open_bench.job(victim))
+        await becomes(files.slow.is_set)
+        secret = open_bench.comfy.folders["input"] / victim["attempt_id"] / "in.png"
+        assert secret.read_bytes() == b"hello"
+        says = way.format(victim["attempt_id"])
+        thief = node("FakeOutput", filename="x", type="input", written=False, says=says)
+        reply = await open_bench.job(request({"1": thief}))
+        assert ErrorInfo.decode(reply["error"]).code == "output_missing"
+        assert secret.read_bytes() == b"hello"
+        preparing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await preparing
+
+    play(story())
+
+
 @pytest.mark.parametrize("path", ["/slow", "/slow?trickle=1"])
 def test_a_cancelled_fetch_ends_at_once(
     make_bench: Callable[..., Bench], files: Files, path: str
