@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -435,6 +436,44 @@ def test_a_silent_server_has_until_the_deadline(
 ) -> None:
     with pytest.raises(JobTimeout):
         get(f"{raw(silence)}/x", tmp_path / "x", deadline=Deadline(0.5))
+
+
+@pytest.mark.parametrize(
+    ("after_s", "left_s", "kind"), [(0.3, 60, JobCancelled), (60, 0.3, JobTimeout)]
+)
+def test_a_name_server_that_is_silent_holds_up_no_job(
+    after_s: float,
+    left_s: float,
+    kind: type[PennyreelError],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stranger's name is asked for at the stranger's own server."""
+    token, released, ended = CancelToken(), threading.Event(), threading.Event()
+
+    def look(*_: Any, **__: Any) -> list[Any]:
+        released.wait()
+        ended.set()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look)
+    timer = threading.Timer(after_s, token.cancel)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(kind):
+        fetch(
+            "http://slow.example/x",
+            tmp_path / "x",
+            most=1,
+            deadline=Deadline(left_s),
+            cancel=token,
+        )
+    assert time.monotonic() - began < 30
+    assert not ended.is_set()
+    timer.cancel()
+    timer.join()
+    released.set()
+    assert ended.wait(10)
 
 
 def test_a_deadline_that_has_passed_is_a_timeout(serve: Serve, tmp_path: Path) -> None:

@@ -518,6 +518,8 @@ def _output(fake: FakeComfy, prompt: Prompt, node: str, inputs: dict[str, Any]) 
     if root is not None and inputs.get("written", True):
         (root / folder).mkdir(parents=True, exist_ok=True)
         (root / folder / name).write_bytes(PNG)
+    if "says" in inputs:  # as a node that names what the graph has it name
+        folder, name = "", str(inputs["says"])
     item = {"filename": name, "subfolder": folder, "type": kind}
     prompt.outputs[node] = {str(inputs.get("key", "images")): [item]}
 

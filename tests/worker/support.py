@@ -207,7 +207,7 @@ class _Files(BaseHTTPRequestHandler):
                 self.wfile.write(self.pieces)
         elif parts.path == "/slow":
             piece = self.pieces if "trickle" not in query else b"x"
-            self._head(200, 1 << 40)
+            self._head(200, 1 << 30)
             self.wfile.write(piece)
             self.server.slow.set()
             while not self.server.go_on.wait(0.05):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -103,3 +104,23 @@ def test_a_host_that_the_operator_does_not_list_is_never_asked(
         problem = bench.bad(asking(f"http://{other.host}/x.safetensors", OTHER))
         assert problem.code == "model_refused"
         assert other.asked == []
+
+
+def test_what_one_job_brought_is_neither_told_to_others_nor_theirs_to_use(
+    bench: Bench, library: Library, weights: bytes
+) -> None:
+    url, digest = library.put("/own.safetensors", weights), sha256(weights)
+    assert bench.good(asking(url, sha256=digest)).artifacts
+    guesses = [graph("x.safetensors"), graph(f"{digest}.safetensors"), graph(f"{digest}.ckpt")]
+    problems = [bench.bad(request(guess)) for guess in guesses]
+    assert [p.code for p in problems] == ["missing_model", "node_refused", "node_refused"]
+    info = bench.run({"contract": 1, "op": "info"})
+    assert digest not in json.dumps([problems[0].encode(), info])
+    assert info["models"]["checkpoints"]  # the worker's own are
+    prompted = {
+        **graph(NAME),
+        "5": node("CLIPTextEncode", clip=["1", 1], text=f"a cat, embedding:{digest}"),
+    }
+    need = {"folder": "checkpoints", "name": NAME, "url": url}
+    assert bench.bad(request(prompted, models=[need])).code == "node_refused"
+    assert bench.good(asking(url, f"{digest}.safetensors", sha256=digest)).artifacts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -194,6 +195,30 @@ def test_a_full_disk_is_told(bench: Bench) -> None:
     assert getattr(caught.value, "code", "") == Code.STORAGE_FAILED.value
 
 
+@pytest.mark.parametrize("source", ["data", "url", "s3"])
+def test_inputs_leave_room_for_the_job_on_the_gpu(
+    source: str, open_bench: Bench, files: Files, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of many large inputs is not to fill the disk under the one that runs."""
+    content = b"x" * MB
+    s3.client.put_object(Bucket=s3.bucket, Key="large", Body=content)
+    where = {
+        "data": base64.b64encode(content).decode(),
+        "url": f"{files.url}/big?bytes={MB}",
+        "s3": f"s3://{s3.bucket}/large",
+    }
+    real = shutil.disk_usage
+    left = open_bench.settings.least_free_bytes + 2000
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=left))
+    problem = open_bench.bad(load(**{source: where[source]}))
+    assert problem.code == "disk_full"
+    assert problem.retryable
+    assert "2000 bytes" in problem.message
+    assert open_bench.good(load(data=HELLO)).artifacts
+    assert open_bench.worker.broken is None
+    assert open_bench.left() == []
+
+
 @pytest.fixture
 def peak() -> Iterator[Callable[[], int]]:
     tracemalloc.start()
@@ -231,6 +256,29 @@ def test_two_jobs_with_an_input_of_one_name_do_not_meet(bench: Bench) -> None:
     play(both())
     names = {p["graph"]["1"]["inputs"]["image"] for p in bench.prompts()[-2:]}
     assert len(names) == 2
+
+
+@pytest.mark.parametrize("way", ["{}/in.png", "./x/../{}/in.png"])
+def test_a_node_that_names_another_jobs_file_neither_delivers_nor_removes_it(
+    way: str, open_bench: Bench, files: Files
+) -> None:
+    async def story() -> None:
+        victim = load(data=HELLO)
+        victim["inputs"] += [{"name": "slow.png", "url": f"{files.url}/slow"}]
+        preparing = asyncio.create_task(open_bench.job(victim))
+        await becomes(files.slow.is_set)
+        secret = open_bench.comfy.folders["input"] / victim["attempt_id"] / "in.png"
+        assert secret.read_bytes() == b"hello"
+        says = way.format(victim["attempt_id"])
+        thief = node("FakeOutput", filename="x", type="input", written=False, says=says)
+        reply = await open_bench.job(request({"1": thief}))
+        assert ErrorInfo.decode(reply["error"]).code == "output_missing"
+        assert secret.read_bytes() == b"hello"
+        preparing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await preparing
+
+    play(story())
 
 
 @pytest.mark.parametrize("path", ["/slow", "/slow?trickle=1"])

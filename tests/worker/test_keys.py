@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,3 +92,48 @@ def make_own() -> Iterator[Callable[..., Bench]]:
     for bench in benches:
         bench.worker.close()
         bench.close(None, None, None)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("where", ["comfy_org_api_key", "accessId", "accessSecret"])
+def test_a_key_that_is_no_key_keeps_nobody_waiting(where: str, bench: Bench) -> None:
+    """To hide a value of a million letters would take minutes, in which no other job goes on."""
+    key = "k" * 1_000_000
+    job: dict[str, Any] = {"workflow": SAVE}
+    more = {} if where == "comfy_org_api_key" else {"s3Config": {where: key}}
+    began = time.perf_counter()
+    reply = bench.run(job if more else {**job, where: key}, **more)
+    assert reply["code"] == "bad_request"
+    assert len(json.dumps(reply)) < 1000
+    assert time.perf_counter() - began < 10
+    assert "images" in bench.run({**job, "comfy_org_api_key": "k" * 1000})
+
+
+PEER = """
+import ctypes, os, sys
+from pennyreel_worker import lifecycle
+if os.getuid() == 0:  # whom /proc hides nothing from
+    os.setuid(65534)
+ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which another user takes away
+if sys.argv[1] == "hidden":
+    lifecycle._hide()
+worker = os.getpid()
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+try:
+    with open(f"/proc/{worker}/environ", "rb") as file:
+        os._exit(0 if b"CANARY" in file.read() else 9)
+except PermissionError:
+    os._exit(7)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("hidden", 7), ("open", 0)])
+def test_a_process_of_the_same_user_cannot_read_the_workers_environment(
+    how: str, code: int
+) -> None:
+    """ComfyUI is one, and runs other people's nodes."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PEER, how],
+        env={**os.environ, "KEY": "CANARY"}, check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == code

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from urllib3.util import connection
 
 from pennyreel_comfy.addresses import parse, resolve
@@ -18,6 +19,7 @@ from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import BadRequest, JobCancelled, JobRequest, JobTimeout, PennyreelError
 from pennyreel_worker import results
 from pennyreel_worker.buckets import Bucket
+from pennyreel_worker.claims import claim
 from pennyreel_worker.storage import Store
 from worker.support import S3, SECRET, request, until
 
@@ -223,3 +225,70 @@ def test_no_input_is_read_from_elsewhere_or_from_stored_results(
         )
     assert caught.value.code == "bad_input"
     assert silent.peers == []
+
+
+@pytest.mark.parametrize("store_knows", ["conditions", "none"])
+def test_of_two_workers_with_one_paid_attempt_only_one_runs_it(
+    store_knows: str, open_store: Opener, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The platform hands it out again, while the first one, believed lost, is at the same place."""
+    stores = [open_store(s3.url, s3.bucket) for _ in range(2)]
+    met = threading.Barrier(2)
+    for store in stores:
+        read = store.get_json
+
+        def both(*args: Any, read: Any = read, **limits: Any) -> Any:
+            found = read(*args, **limits)
+            with suppress(threading.BrokenBarrierError):  # the second look comes alone
+                met.wait(5)
+            return found
+
+        monkeypatch.setattr(store, "get_json", both)
+        if store_knows == "none":
+            unconditional(store, monkeypatch)
+    ran: list[int] = []
+
+    def work(number: int) -> None:
+        with suppress(PennyreelError):
+            claim(
+                stores[number], "results/", "attempt-1", deadline=Deadline(60), cancel=CancelToken()
+            )
+            ran.append(number)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ran) == (1 if store_knows == "conditions" else 2)
+    assert s3.listed() == ["results/attempt-1.started"]
+
+
+def unconditional(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have its server refuse conditions, as older stores do."""
+    real = store._small.put_object
+
+    def put(**options: Any) -> Any:
+        if "IfNoneMatch" in options:
+            raise ClientError({"Error": {"Code": "NotImplemented"}}, "PutObject")
+        return real(**options)
+
+    monkeypatch.setattr(store._small, "put_object", put)
+
+
+def test_a_claim_whose_answer_was_lost_is_still_ones_own(
+    open_store: Opener, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(s3.url, s3.bucket)
+    real = store._small.put_object
+
+    def twice(**options: Any) -> Any:
+        real(**options)
+        return real(**options)  # as botocore does, when it has heard nothing
+
+    monkeypatch.setattr(store._small, "put_object", twice)
+    limits: dict[str, Any] = {"deadline": Deadline(60), "cancel": CancelToken()}
+    claim(store, "results/", "attempt-1", **limits)
+    with pytest.raises(PennyreelError) as caught:
+        claim(store, "results/", "attempt-1", **limits)
+    assert caught.value.code == "unknown_outcome"

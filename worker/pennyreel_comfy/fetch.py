@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError
 
 from pennyreel_comfy.addresses import Target, parse, resolve, shown
 from pennyreel_comfy.cutting import Cutter
-from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_comfy.waiting import CancelToken, Deadline, awaited
 from pennyreel_contract import Code, PennyreelError, error
 
 MAX_HOPS = 5
@@ -215,7 +215,14 @@ def _get(
     body: bytes | None = None,
 ) -> Iterator[urllib3.BaseHTTPResponse]:
     """GET from an address that was checked, or POST to it, under the name that was asked for."""
-    connection = _connect(target, resolve(target, name, allow_hosts), cutter)
+    # Names are looked up without a limit of ours, at servers that are strangers', too.
+    addresses = awaited(
+        f"looking up the host of {name}",
+        lambda: resolve(target, name, allow_hosts),
+        cutter.deadline,
+        cutter.cancel,
+    )
+    connection = _connect(target, addresses, cutter)
     try:
         try:
             connection.request(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack
+from typing import TypeVar
 
 from pennyreel_contract import Code, PennyreelError, error
+
+T = TypeVar("T")
 
 
 class Deadline:
@@ -82,3 +86,45 @@ class CancelToken:
         """Raise JobCancelled if cancelled."""
         if self.cancelled:
             raise error(Code.CANCELLED, "the job was cancelled")
+
+
+def awaited(doing: str, call: Callable[[], T], deadline: Deadline, cancel: CancelToken) -> T:
+    """Make a call that cannot be cut, in a thread of its own; return what it returns.
+
+    The thread is left behind when the job has no more time: it ends by the call's own limits.
+
+    Args:
+        doing: for the error that names what took too long.
+        call: what it raises is raised here.
+        deadline: until when it is waited for.
+        cancel: ends the wait at once.
+
+    Raises:
+        JobTimeout, JobCancelled: as named.
+
+    """
+    cancel.check()
+    if deadline.expired:
+        raise deadline.error(doing)
+    outcome: Future[T] = Future()
+    news = threading.Event()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as problem:  # noqa: BLE001 - the caller's, like the result
+            outcome.set_exception(problem)
+        finally:
+            news.set()
+
+    cancel.on_cancel(news.set)
+    try:
+        threading.Thread(target=work, daemon=True, name="awaited").start()
+        while not outcome.done() and not cancel.cancelled and not deadline.expired:
+            news.wait(deadline.left(60.0))
+    finally:
+        cancel.forget(news.set)
+    if not outcome.done():
+        cancel.check()
+        raise deadline.error(doing)
+    return outcome.result()

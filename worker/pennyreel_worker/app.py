@@ -43,6 +43,9 @@ from pennyreel_worker.whose import JobPool
 STOP_S = 15.0
 """How long a cancelled job may take to leave its thread before the next one is taken."""
 
+MAX_KEY = 1024
+"""Characters of a key that a job brings."""
+
 STORES = 4
 """Clients kept for buckets that jobs bring themselves."""
 
@@ -205,8 +208,9 @@ class Worker:
         api_key: str | None,
         attempt: _Attempt,
     ) -> Result:
-        body = dict(platform_job)
-        store = self._store
+        body, store = dict(platform_job), self._store
+        api_key = api_key or self.settings.comfy_org_api_key
+        secrets = _secrets(api_key, body)
         if body.get("s3Config"):  # a client takes a second to build
             loop = asyncio.get_running_loop()
             store = await loop.run_in_executor(self._side, self._store_of, body)
@@ -226,10 +230,9 @@ class Worker:
             others=self._jobs,
             memory=self._memory,
             names=names,
-            api_key=api_key or self.settings.comfy_org_api_key,
+            api_key=api_key,
         )
         attempt.job = job
-        secrets = _secrets(job.api_key, body)
         redactor.add(secrets)  # until it is cleaned up: ComfyUI's last lines come late
         try:
             with about(job.job_id, request.attempt_id):
@@ -353,10 +356,19 @@ def _given_up(job: Job) -> PennyreelError:
 
 
 def _secrets(api_key: str | None, platform_job: Mapping[str, Any]) -> list[str | None]:
-    """Return what no log may show of a job."""
+    """Return what no log may show of a job.
+
+    Raises:
+        BadRequest: a key is longer than any is: to look for it in each line takes a pattern that
+            is a hundred times as long, and all jobs would wait for its making.
+
+    """
     given = platform_job.get("s3Config")
     keys = ("accessId", "accessSecret")
-    return [api_key, *(str(given.get(k) or "") for k in keys if isinstance(given, dict))]
+    secrets = [api_key, *(str(given.get(k) or "") for k in keys if isinstance(given, dict))]
+    if any(len(secret or "") > MAX_KEY for secret in secrets):
+        raise error(Code.BAD_REQUEST, f"a key of this job has more than {MAX_KEY} characters")
+    return secrets
 
 
 def _told(problem: PennyreelError) -> PennyreelError:

@@ -172,7 +172,7 @@ class Comfy:
             if session is None or (known and not renew and known[0] == session.http.base_url):
                 return known[1] if known else None
             try:
-                catalogue = NodeCatalogue(session.http.object_info())
+                catalogue = NodeCatalogue(session.http.object_info(), self.models.jobs.files())
             except Unavailable:
                 return known[1] if known else None
             self._nodes = session.http.base_url, catalogue
@@ -251,6 +251,8 @@ class Comfy:
         """Remove a job's own folders."""
         for kind in ("input", "output"):
             shutil.rmtree(self.folders[kind] / attempt_id, ignore_errors=True)
+        # Requests of paid nodes, keys and all, where ComfyUI is not run by our child.py.
+        shutil.rmtree(self.folders["temp"] / "api_logs", ignore_errors=True)
 
     def sweep(self, keep: Iterable[str]) -> None:
         """Remove what no job here owns: previews, and what nodes wrote past their prefix.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pennyreel_comfy.events import Image
-from pennyreel_comfy.outputs import OutputFile, OutputText, locate, plain_name
+from pennyreel_comfy.outputs import OutputFile, OutputText, plain_name
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Artifact, Code, JobRequest, PennyreelError, Result, error
 from pennyreel_worker.settings import Settings
@@ -112,10 +112,10 @@ def gather(
     files: Sequence[OutputFile],
     texts: Sequence[OutputText],
     images: Sequence[Image],
-    folders: Mapping[str, Path],
+    locate: Callable[[OutputFile], Path],
 ) -> list[Made]:
     """Find every output: on disk, in /history (texts), or sent over the websocket."""
-    made = [Made(f.node, f.name, f.kind, f.mime, f.temp, path=locate(f, folders)) for f in files]
+    made = [Made(f.node, f.name, f.kind, f.mime, f.temp, path=locate(f)) for f in files]
     made += [
         Made(t.node, t.name, "text", "text/plain", content=t.text.encode("utf-8", "replace"))
         for t in texts

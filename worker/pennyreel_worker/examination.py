@@ -104,7 +104,10 @@ class Examination:
     def _apply_policy(self, known: NodeCatalogue | None) -> None:
         catalogue = known or NodeCatalogue({})
         others = self.comfy.input_folders() - {self.attempt_id}
-        refused = refused_nodes(self.graph, catalogue, self.settings.allow_nodes, foreign=others)
+        brought = self.comfy.models.jobs.files() - self.arriving
+        refused = refused_nodes(
+            self.graph, catalogue, self.settings.allow_nodes, foreign=others, models=brought
+        )
         if (problem := refusal(refused)) is not None:
             raise problem
         self.complete = known is not None

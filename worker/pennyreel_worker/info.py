@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -56,7 +57,7 @@ def describe(
     return Info(
         versions=_versions(http),
         gpu=comfy.gpu(),
-        models=_models(http),
+        models=_models(http, comfy.models.jobs.files()),
         nodes=tuple(sorted(http.object_info() if nodes is None else nodes)),
         templates=tuple(t.name for t in list_templates(settings.template_dirs)),
         storage="s3" if settings.bucket else "inline",
@@ -116,9 +117,13 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def _models(http: ComfyHttp) -> dict[str, tuple[str, ...]]:
-    """Ask for every folder, some at once: on a network volume each may take a while."""
+def _models(http: ComfyHttp, others: AbstractSet[str]) -> dict[str, tuple[str, ...]]:
+    """Ask for every folder, some at once: on a network volume each may take a while.
+
+    `others`: files that jobs have brought, which are told to nobody.
+    """
     folders = [folder for folder in http.models() if folder not in _NO_MODELS]
     with ThreadPoolExecutor(_AT_ONCE, "info") as pool:
         found = list(pool.map(http.models, folders))
-    return {folder: tuple(names) for folder, names in zip(folders, found, strict=True) if names}
+    own = [tuple(name for name in names if name not in others) for names in found]
+    return {folder: names for folder, names in zip(folders, own, strict=True) if names}

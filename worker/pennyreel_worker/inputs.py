@@ -6,13 +6,14 @@ import base64
 import binascii
 import errno
 import hashlib
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pennyreel_comfy.fetch import fetch
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import Code, InputFile, error
+from pennyreel_contract import BadRequest, Code, InputFile, error
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.storage import Store
 
@@ -65,8 +66,24 @@ class _Limits:
 
 
 def _write(item: InputFile, path: Path, store: Store | None, limits: _Limits) -> str:
+    """Write one input, if it leaves room for what the job on the GPU writes; return its sha256."""
+    settings = limits.settings
+    room = shutil.disk_usage(path.parent).free - settings.least_free_bytes
+    most = min(settings.input_max_bytes, max(room, 0))
+    try:
+        return _written(item, path, store, limits, most)
+    except BadRequest as problem:
+        if problem.code != Code.INPUT_TOO_LARGE.value or most == settings.input_max_bytes:
+            raise
+        raise error(
+            Code.DISK_FULL,
+            f"input {item.name!r} does not fit: the disk has room for {most} bytes of inputs",
+            hint="Send smaller inputs, or give the worker more disk (container disk or volume).",
+        ) from None
+
+
+def _written(item: InputFile, path: Path, store: Store | None, limits: _Limits, most: int) -> str:
     """Write one input; returns its sha256, which is only looked up where one is wanted."""
-    most = limits.settings.input_max_bytes
     within = Deadline(limits.deadline.left(limits.settings.input_timeout_s))
     if item.data is not None:
         path.write_bytes(_decode(item.name, item.data, most))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from pennyreel_comfy import graph as graphs
@@ -17,7 +18,7 @@ from pennyreel_comfy import templates
 from pennyreel_comfy.events import Event, Succeeded
 from pennyreel_comfy.models import Ensured, rename_models
 from pennyreel_comfy.models import Progress as ModelProgress
-from pennyreel_comfy.outputs import collect, locate
+from pennyreel_comfy.outputs import OutputFile, collect, locate
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
     Artifact,
@@ -340,11 +341,21 @@ class Job:
             if (wanted.nodes is None or i.node in wanted.nodes)
             and (wanted.kinds is None or "image" in wanted.kinds)
         ]
-        made = delivery.gather(files, texts, images, self.comfy.folders)
+        made = delivery.gather(files, texts, images, self._locate)
         if not made:
             some = entry.get("outputs") or run.images
             self.warnings.append(NOTHING_WANTED if some else NOTHING)
         return made
+
+    def _locate(self, made: OutputFile) -> Path:
+        """Return an output's path: a node may name any file, and some are of other jobs."""
+        path = locate(made, self.comfy.folders)
+        folder = path.relative_to(self.comfy.folders[made.type].resolve()).parts[0]
+        with self.others.lock:
+            others = {job.request.attempt_id for job in self.others if job is not self}
+        if folder in others:
+            raise error(Code.OUTPUT_MISSING, f"{made.name} is a file of another job")
+        return path
 
     def _remove_strays(self, entry: dict[str, Any]) -> None:
         """Remove previews, and what nodes wrote outside the job's folder (by a linked prefix)."""
@@ -352,7 +363,7 @@ class Job:
         strays = [f for f in files if f.temp or not f.subfolder.startswith(self._folder)]
         for stray in strays:
             with contextlib.suppress(PennyreelError, OSError):
-                locate(stray, self.comfy.folders).unlink()
+                self._locate(stray).unlink()
 
     def _hand_over(self, made: list[delivery.Made], began: float, pool: Executor) -> Result:
         """Deliver as asked, or by S3 where it is too large to be returned inline."""

@@ -7,7 +7,7 @@ connection, and the second answer may be another one.
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -21,11 +21,14 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from pennyreel_comfy.addresses import Target, resolve
-from pennyreel_contract import PennyreelError
+from pennyreel_contract import Code, PennyreelError, error
 from pennyreel_worker.buckets import Bucket
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+ANSWER = 1024**2
+"""Bytes of a bucket's answer that is no object: S3's own are a few hundred."""
 
 
 def connect(
@@ -92,11 +95,35 @@ def refusal(problem: BaseException) -> PennyreelError | None:
     return inner if isinstance(inner, PennyreelError) else None
 
 
+def _bound(reply: Any) -> None:
+    """Have an answer that is no object end where it is larger than any such answer is."""
+    stream = reply.stream
+
+    def bounded(*args: Any, **kwargs: Any) -> Iterator[bytes]:
+        size = 0
+        for piece in stream(*args, **kwargs):
+            size += len(piece)
+            if size > ANSWER:
+                raise error(
+                    Code.STORAGE_FAILED, "the bucket's answer is too large", retryable=False
+                )
+            yield piece
+
+    reply.stream = bounded
+
+
 def _pool(pool: Any, connection: Any, allow_hosts: Collection[str]) -> Any:
     class Checked(connection):  # type: ignore[misc]
-        """Looks its name up once, and connects to what was found and checked."""
+        """Looks its name up once, connects to what was found and checked, and reads no flood."""
 
         _dns_host: str
+        _method: str | None  # http.client's: of the request under way
+
+        def getresponse(self) -> Any:
+            reply = super().getresponse()
+            if self._method != "GET" or reply.status not in {200, 206}:
+                _bound(reply)  # botocore reads it whole, into memory
+            return reply
 
         def _new_conn(self) -> socket.socket:
             name = self._dns_host

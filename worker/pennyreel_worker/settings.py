@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ MAX_USD_PER_S = 0.1
 """No machine costs as much; a price per hour, which is what most pages show, would be above it."""
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"", "0", "false", "no", "off"}
+_PAIR = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\[\]/@:*?]+):[1-9][0-9]{0,4}")
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -108,7 +110,7 @@ class Settings:
             down_grace_s=_down_grace_s(read),
             input_max_bytes=read.integer("PENNYREEL_INPUT_MAX_BYTES", 5 * 1024**3, least=1),
             input_timeout_s=read.seconds("PENNYREEL_INPUT_TIMEOUT_S", 600.0),
-            allow_hosts=frozenset(h.lower() for h in read.parts("PENNYREEL_ALLOW_HOSTS", ",")),
+            allow_hosts=_allow_hosts(read),
             allow_nodes=frozenset(read.parts("PENNYREEL_ALLOW_NODES", ",")),
             **_models(read),
             warmup=read.text("PENNYREEL_WARMUP") or None,
@@ -233,6 +235,16 @@ def _price(read: _Reader) -> float | None:
     if price > MAX_USD_PER_S:
         raise _bad("PENNYREEL_GPU_USD_PER_S", text, "dollars per second, such as 0.00019")
     return price if text else None
+
+
+def _allow_hosts(read: _Reader) -> frozenset[str]:
+    """Read pairs of host and port. Anything else would allow nothing, or more than it says."""
+    hosts = read.parts("PENNYREEL_ALLOW_HOSTS", ",")
+    for host in hosts:
+        if not _PAIR.fullmatch(host):
+            wanted = "made of host:port pairs such as minio.lan:9000 or [fd00::1]:9000"
+            raise _bad("PENNYREEL_ALLOW_HOSTS", host, wanted)
+    return frozenset(host.lower().replace("[", "").replace("]", "") for host in hosts)
 
 
 def _key_template(value: str) -> str:

@@ -13,7 +13,6 @@ import posixpath
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +23,7 @@ from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.subscribers import BaseSubscriber
 
-from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_comfy.waiting import CancelToken, Deadline, awaited
 from pennyreel_contract import Code, PennyreelError, error
 from pennyreel_worker import peers
 from pennyreel_worker.buckets import Bucket
@@ -43,6 +42,10 @@ _LARGE_S, _SMALL_S = (10, 60), (5, 10)
 """Seconds to connect, and without a byte: of transfers, and of calls that carry little."""
 _FEW = 2
 """Attempts of a small call after its first: a store that is silent for so long is not there."""
+MAX_STORED = 32 * 1024**2
+"""Bytes that are read into memory of an object in a bucket that a job brought: more than the
+platform carries of a result."""
+
 _LEAVE_S = 2.0
 """How long a cancelled transfer may take to let go of its file."""
 
@@ -55,6 +58,9 @@ _HINTS = {
     "AccessDenied": "Give the key the rights to read and write in this bucket.",
     "EndpointConnectionError": "Check BUCKET_ENDPOINT_URL and the network.",
 }
+_TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+# UNVERIFIED which stores say so: S3, R2 and MinIO know If-None-Match.
+_UNCONDITIONAL = {"NotImplemented", "InvalidArgument", "InvalidRequest", "501"}
 _FINAL = {"NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"}
 
 T = TypeVar("T")
@@ -74,6 +80,7 @@ class Store:
 
         """
         self._settings = settings
+        self._most = None if allow_hosts is None else MAX_STORED
         # The stock worker's bucket is the month when none is named.
         self.bucket = settings.bucket or time.strftime("%m-%y", time.gmtime())
         session = boto3.session.Session()
@@ -129,6 +136,26 @@ class Store:
             cancel,
         )
         return f"s3://{self.bucket}/{key}"
+
+    def create(self, key: str, body: bytes, mime: str, **limits: Any) -> bool:
+        """Store a small object where there is none of its key; return whether it did.
+
+        A store that knows no such condition is written to without it. `limits` are those of `put`.
+        """
+
+        def make() -> bool:
+            where = {"Bucket": self.bucket, "Key": key, "Body": body, "ContentType": mime}
+            try:
+                self._small.put_object(**where, IfNoneMatch="*")  # type: ignore[arg-type]
+            except ClientError as problem:
+                if _name(problem) in _TAKEN:
+                    return False
+                if _name(problem) not in _UNCONDITIONAL:
+                    raise
+                self._small.put_object(**where)  # type: ignore[arg-type]
+            return True
+
+        return self._do(f"storing {key}", make, **limits)
 
     def presign(self, url: str, ttl_s: int) -> tuple[str | None, datetime | None]:
         """Return a URL that anyone may GET until the moment beside it, or (None, None)."""
@@ -187,16 +214,14 @@ class Store:
             deadline,
             cancel,
         )
-        if head["ContentLength"] > most:
-            raise error(
-                Code.INPUT_TOO_LARGE,
-                f"{url} has {head['ContentLength']} bytes; at most {most} are taken",
-            )
+        if (size := head.get("ContentLength", 0)) > most:
+            raise error(Code.INPUT_TOO_LARGE, f"{url} has {size} bytes; at most {most} are taken")
         with self._transfer(
             f"reading {url}",
             lambda watch: self._transfers.download(bucket, key, str(path), None, [watch]),
             deadline,
             cancel,
+            most=most,  # a bucket that a job brought may say one thing and send another
         ):
             pass
 
@@ -207,7 +232,8 @@ class Store:
 
         def read() -> bytes:
             try:
-                return self._small.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+                with self._small.get_object(Bucket=self.bucket, Key=key)["Body"] as stored:
+                    return stored.read(None if self._most is None else self._most + 1)
             except ClientError as problem:
                 # A key that may only write (all that the stock worker asks for), or not list, is
                 # denied what is not there.
@@ -215,9 +241,12 @@ class Store:
                     return b""
                 raise
 
+        content = self._do(f"reading {key}", read, deadline, cancel)
+        if self._most is not None and len(content) > self._most:
+            raise error(Code.STORAGE_FAILED, f"reading {key} failed: too large", retryable=False)
         try:
-            body = json.loads(self._do(f"reading {key}", read, deadline, cancel))
-        except ValueError:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
             return None
         return body if isinstance(body, dict) else None
 
@@ -228,20 +257,24 @@ class Store:
         start: Callable[[BaseSubscriber], Any],
         deadline: Deadline,
         cancel: CancelToken,
+        most: int | None = None,
     ) -> Iterator[None]:
         """Start a transfer, and wait for it at the end of the `with`.
 
-        It ends early when the job is cancelled or out of time, or the body raises. s3transfer and
+        It ends early when the job is cancelled or out of time, it is of more than `most` bytes, or
+        the body raises. s3transfer and
         not upload_file: that one can only be stopped by an exception in a callback, which botocore
         takes for a broken connection and tries again.
         """
-        watch = _Watch()
+        watch = _Watch(most)
         cancel.on_cancel(watch.news.set)
         try:
             future = self._do(doing, lambda: start(watch))
             try:
                 yield
-                while not watch.ended.is_set() and not cancel.cancelled and not deadline.expired:
+                while not (
+                    watch.ended.is_set() or watch.over or cancel.cancelled or deadline.expired
+                ):
                     watch.news.wait(deadline.left(60.0))
             except OSError as problem:  # the body reads the same file
                 raise _translate(problem, doing) from None
@@ -250,6 +283,8 @@ class Store:
                 if not done:
                     future.cancel()
                     watch.ended.wait(_LEAVE_S)
+            if watch.over:
+                raise error(Code.INPUT_TOO_LARGE, f"{doing}: over {most} bytes")
             if not done:
                 cancel.check()
                 raise deadline.error(doing)
@@ -267,49 +302,27 @@ class Store:
         try:
             if deadline is None and cancel is None:
                 return call()
-            return _awaited(doing, call, deadline or Deadline(None), cancel or CancelToken())
+            # Not in a pool's thread: a store that accepts connections and says nothing would soon
+            # have all of them.
+            return awaited(doing, call, deadline or Deadline(None), cancel or CancelToken())
         except (BotoCoreError, ClientError, Boto3Error, OSError) as problem:
             raise _translate(problem, doing) from None
 
 
-def _awaited(doing: str, call: Callable[[], T], deadline: Deadline, cancel: CancelToken) -> T:
-    """Make a call in a thread of its own, which is left behind when the job has no more time.
-
-    That thread ends by the client's own limits. It is no thread of a pool: a store that accepts
-    connections and says nothing would soon have all of them.
-    """
-    cancel.check()
-    if deadline.expired:
-        raise deadline.error(doing)
-    outcome: Future[T] = Future()
-    news = threading.Event()
-
-    def work() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as problem:  # noqa: BLE001 - the caller's, like the result
-            outcome.set_exception(problem)
-        finally:
-            news.set()
-
-    cancel.on_cancel(news.set)
-    try:
-        threading.Thread(target=work, daemon=True, name="s3-call").start()
-        while not outcome.done() and not cancel.cancelled and not deadline.expired:
-            news.wait(deadline.left(60.0))
-    finally:
-        cancel.forget(news.set)
-    if not outcome.done():
-        cancel.check()
-        raise deadline.error(doing)
-    return outcome.result()
-
-
 class _Watch(BaseSubscriber):
-    """Tells of a transfer's end; `news` is also set when its job is cancelled."""
+    """Tells of a transfer's end and size; `news` is also set when its job is cancelled."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
         self.news, self.ended = threading.Event(), threading.Event()
+        self.over = False
+        self._most, self._size, self._lock = most, 0, threading.Lock()
+
+    def on_progress(self, future: Any, bytes_transferred: int, **kwargs: Any) -> None:  # noqa: ARG002 - s3transfer's call
+        with self._lock:
+            self._size += bytes_transferred  # less than none where a part is begun anew
+            self.over = self.over or (self._most is not None and self._size > self._most)
+        if self.over:
+            self.news.set()
 
     def on_done(self, future: Any, **kwargs: Any) -> None:  # noqa: ARG002 - s3transfer's call
         self.ended.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -337,3 +338,116 @@ def test_every_rule_has_a_reason_and_no_class_has_two() -> None:
     names = [name for rule in rules for name in rule["classes"]]
     assert all(rule["reason"] for rule in rules)
     assert len(names) == len(set(names))
+
+
+def test_names_of_files_in_an_object_are_looked_at(catalogue: NodeCatalogue) -> None:
+    """Load3D takes the files' names of four pictures in an object, and asks nobody about them."""
+    names = {"image": "fine.png", "mask": "fine.png", "normal": "fine.png", "recording": ""}
+    graph = {"1": node("Load3D", model_file="3d/a.glb", image=names)}
+    assert refused_nodes(graph, catalogue) == []
+    for bad in (*ESCAPES, "other.png [output]"):
+        graph["1"]["inputs"]["image"] = {**names, "normal": bad}
+        assert [f.input for f in refused_nodes(graph, catalogue)] == ["image"], bad
+    for deep in ({"a": [{"b": "/etc/passwd"}]}, ["a.png", "b.png", "/etc/passwd"]):
+        graph["1"]["inputs"]["image"] = deep
+        assert [f.input for f in refused_nodes(graph, catalogue)] == ["image"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt [output]", "notes.txt [temp]"])
+def test_a_choice_that_comfyui_does_not_check_is_no_way_to_other_folders(name: str) -> None:
+    info = {
+        "GeminiInputFiles": {
+            "input": {"required": {"file": ["COMBO", {"options": ["a.txt"]}]}},
+            "python_module": "comfy_api_nodes.nodes_gemini",
+        }
+    }
+    (found,) = refused_nodes({"1": node("GeminiInputFiles", file=name)}, info)
+    assert "other jobs" in found.message
+
+
+FILTER = "none [o]; movie=/etc/passwd"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        FILTER,
+        "none[x];[x]metadata=mode=print:file=/root/.bashrc",
+        {"dither": FILTER},
+        ["a", "b", FILTER],
+        {"__value__": FILTER},
+        ["1", 0],
+        ["2", 0],
+        "ok\n-y",
+    ],
+)
+def test_what_becomes_part_of_a_command_is_one_plain_word(value: Any, info: dict[str, Any]) -> None:
+    """VideoHelperSuite puts `dither` into a filter of ffmpeg, which can read and write any file."""
+    graph = text()
+    graph["1"]["inputs"]["value"] = FILTER
+    graph["4"] = node(
+        "VHS_VideoCombine", images=["9", 0], format="video/ffmpeg-gif", dither="sierra2_4a"
+    )
+    assert refused_nodes(graph, info) == []
+    graph["4"]["inputs"]["dither"] = value
+    assert [f.input for f in refused_nodes(graph, info)] == ["dither"]
+    del graph["4"]["inputs"]["dither"]
+    graph["4"]["inputs"]["manual_format_widgets"] = value
+    assert [f.input for f in refused_nodes(graph, info)] == ["manual_format_widgets"]
+
+
+def test_what_a_format_really_takes_may_be_said(info: dict[str, Any]) -> None:
+    graph = text()
+    graph["1"]["inputs"]["value"] = "yuv420p"
+    graph["3"] = node("EmptyImage", width=1, height=1, batch_size=1, color=0)
+    graph["4"] = node(
+        "VHS_VideoCombine", images=["3", 0], format="video/h264-mp4", frame_rate=8.0,
+        filename_prefix="a b/%date:yyyy%", crf=19, pix_fmt="yuv420p10le", save_metadata=True,
+        profile="4444xq", level="3", latents=["3", 0], trim_to_audio=False,
+        videopreview={"hidden": False, "params": {"filename": "a b.mp4", "format": "video/x"}},
+    )  # fmt: skip
+    assert refused_nodes(graph, info) == []
+    graph["4"]["inputs"]["pix_fmt"] = ["1", 0]
+    assert refused_nodes(graph, info) == []
+
+
+@pytest.mark.parametrize("count", [50, 50_000])
+def test_a_name_takes_no_time_however_long_it_is(count: int) -> None:
+    """The patterns' square time would hold the interpreter's lock: nothing else would go on."""
+    names = ["load" * count, "Load" * count + "Path", "a_" * count + "file_path"]
+    began = time.perf_counter()
+    for name in names:
+        graph = {"1": node(name, **{name: "x"})}
+        refused = [f.message for f in refused_nodes(graph, {})]
+        assert refused == ["this worker does not run it: no node has so long a name"] or count == 50
+    assert time.perf_counter() - began < 5
+
+
+def test_long_chains_of_texts_are_judged_in_time(catalogue: NodeCatalogue) -> None:
+    count = 4000
+    graph: dict[str, Any] = {"t0": node("PrimitiveString", value="x")}
+    for n in range(1, count):
+        graph[f"t{n}"] = node("StringConcatenate", string_a=[f"t{n - 1}", 0], string_b="b")
+        graph[f"s{n}"] = node("SaveImage", images=["i", 0], filename_prefix=[f"t{n}", 0])
+    began = time.perf_counter()
+    assert refused_nodes(graph, catalogue) == []
+    graph["t0"]["inputs"]["value"] = "../x"
+    assert len(refused_nodes(graph, catalogue)) == count - 1
+    assert time.perf_counter() - began < 5
+
+
+def test_a_model_that_another_job_brought_is_not_named(info: dict[str, Any]) -> None:
+    digest = "0123456789abcdef" * 4
+    models = frozenset({f"{digest}.safetensors"})
+    options = info["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0]
+    options[:] = ["own.safetensors", f"{digest}.safetensors"]
+    graph = diffusion(f"{digest}.safetensors")
+    assert [f.node for f in refused_nodes(graph, info, models=models)] == ["1"]
+    assert refused_nodes(graph, info) == []
+    graph = diffusion("own.safetensors")
+    assert refused_nodes(graph, info, models=models) == []
+    graph["8"] = node("SomePack", rows=[{"lora": f"embedding:{digest}.pt"}])
+    assert [f.node for f in refused_nodes(graph, info, models=models)] == ["8"]
+    told = str(check(diffusion("x.safetensors"), NodeCatalogue(info, models)))
+    assert "own.safetensors" in told
+    assert digest not in told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -53,6 +55,14 @@ class Shelf:
             record.files[file] = Stored(
                 sha256=got.sha256, bytes=got.size, used=self.records.clock()
             )
+
+    def names(self) -> frozenset[str]:
+        """Return what is here, without the folders: `SHA256.ENDING`."""
+        found: set[str] = set()
+        for folder in WEIGHT_FOLDERS:
+            with contextlib.suppress(OSError):  # most are not there
+                found.update(os.listdir(f"{self.root}/{folder}"))  # noqa: PTH208 - each job asks
+        return frozenset(filter(_OURS.fullmatch, found))
 
     def make_room(self, needed: int) -> None:
         """Let go of what is in the way of so many bytes.

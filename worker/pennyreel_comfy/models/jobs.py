@@ -96,6 +96,10 @@ class JobModels:
         self._digests = Digests(self.root)
         self._shelf = Shelf(self.root, disk_bytes, clock)
 
+    def files(self) -> frozenset[str]:
+        """Return the names of the files that jobs have brought, which are nobody else's to name."""
+        return self._shelf.names()
+
     def ensure(
         self,
         needs: Sequence[ModelNeed],

@@ -6,6 +6,7 @@ Sources: server.py's node_info and execution.py's validate_inputs, 0.3.64 and 0.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,9 +77,14 @@ class NodeSpec:
 class NodeCatalogue:
     """The node classes of one ComfyUI. Threads may share it."""
 
-    def __init__(self, object_info: Mapping[str, Any]) -> None:
-        """Index a parsed /object_info. It is kept and not to be changed afterwards."""
-        self._info = object_info
+    def __init__(
+        self, object_info: Mapping[str, Any], hidden: AbstractSet[str] = frozenset()
+    ) -> None:
+        """Index a parsed /object_info. It is kept and not to be changed afterwards.
+
+        `hidden`: choices that are told to nobody, such as the files of other jobs.
+        """
+        self._info, self._hidden = object_info, hidden
         self._specs: dict[str, NodeSpec] = {}
 
     def __contains__(self, class_type: object) -> bool:
@@ -97,7 +103,9 @@ class NodeCatalogue:
         found = self._specs.get(class_type)
         if found is None and class_type in self._info:
             # Two threads may both make it; they make the same.
-            found = self._specs[class_type] = _node(class_type, self._info[class_type])
+            found = self._specs[class_type] = _node(
+                class_type, self._info[class_type], self._hidden
+            )
         return found
 
     def packs(self) -> list[str]:
@@ -113,7 +121,7 @@ class NodeCatalogue:
         return source if isinstance(source, NodeCatalogue) else NodeCatalogue(source)
 
 
-def _node(name: str, info: Any) -> NodeSpec:
+def _node(name: str, info: Any, hidden: AbstractSet[str]) -> NodeSpec:
     info = info if isinstance(info, dict) else {}
     rules = table("inputs")
     judged = rules["judged"].get(name, ())
@@ -122,7 +130,7 @@ def _node(name: str, info: Any) -> NodeSpec:
     # ComfyUI looks among the required ones first.
     for required, part in ((False, declared.get("optional")), (True, declared.get("required"))):
         for key, raw in (part or {}).items():
-            inputs[key] = _input(key, raw, required, "*" in judged or key in judged)
+            inputs[key] = _input(key, raw, required, "*" in judged or key in judged, hidden)
     return NodeSpec(
         name=name,
         inputs=inputs,
@@ -134,13 +142,17 @@ def _node(name: str, info: Any) -> NodeSpec:
     )
 
 
-def _input(name: str, raw: Any, required: bool, judged: bool) -> InputSpec:
+def _input(
+    name: str, raw: Any, required: bool, judged: bool, hidden: AbstractSet[str]
+) -> InputSpec:
     raw = raw if isinstance(raw, list) and raw else ["*"]
     kind = raw[0]
     extra = raw[1] if len(raw) > 1 and isinstance(raw[1], dict) else {}
     options = kind if isinstance(kind, list) else None
     if kind == "COMBO" and isinstance(extra.get("options"), list) and not extra.get("remote"):
         options = extra["options"]
+    if options and hidden:
+        options = [one for one in options if not (isinstance(one, str) and one in hidden)]
     return InputSpec(
         name=name,
         type="COMBO" if isinstance(kind, list) else str(kind),

@@ -23,6 +23,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 # What packs strip before they open a file, at once: white space of any kind, what looks like none,
 # and quotes.
 _STRIPPED = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\ufeff\"'`"
+_LONGEST = 200
 _PARTS = re.compile(r"[\\/\[\s]+")
 
 
@@ -38,8 +39,13 @@ def media(name: str) -> bool:
     return name.lower() in _MEDIA
 
 
-@lru_cache(maxsize=4096)
 def _named(name: str) -> bool:
+    # Of a name that is longer than any input's nothing is kept: it would be kept for good.
+    return _words(name) if len(name) <= _LONGEST else _words.__wrapped__(name)
+
+
+@lru_cache(maxsize=4096)
+def _words(name: str) -> bool:
     words = [word.lower() for word in _SPLIT.split(name)]
     return any(word in _WORDS for word in words) or words[-1].endswith(_ENDS)
 
@@ -84,12 +90,24 @@ def top(text: str) -> str:
     return next((part for part in _PARTS.split(bare(text)) if part not in ("", ".")), "")
 
 
+def is_link(value: Any) -> bool:
+    """Tell whether ComfyUI takes a value for a link (is_link of its graph_utils.py)."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], (int, float))
+    )
+
+
 def strings(value: Any) -> Iterator[str]:
-    """Yield the texts of a literal, those inside ComfyUI's __value__ wrapper too."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict) and "__value__" in value:
-        inner = value["__value__"]
-        yield from (
-            one for one in (inner if isinstance(inner, list) else [inner]) if isinstance(one, str)
-        )
+    """Yield the texts of a literal, however deep: Load3D takes its files' names in an object."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from pennyreel_comfy.preflight.catalogue import InputSpec, NodeCatalogue, NodeSpec
 from pennyreel_comfy.preflight.finding import Finding, shown
 from pennyreel_comfy.preflight.paths import (
+    is_link,
     media,
     other_folder,
     path_like,
@@ -24,10 +25,21 @@ from pennyreel_comfy.preflight.tables import table
 from pennyreel_contract import Code
 
 ALL = "*"  # in `allow`: every class
+_LONGEST = 200
+"""Characters that a class's name may have: patterns look through names in square time, and hold the
+interpreter's lock meanwhile."""
+
 _TEXT = ("STRING", "*")  # types of inputs by which a path may come
 _PREFIXED = {"VHS_VideoCombine"}
 """Classes that are not `known`, and have ComfyUI itself hold their filename_prefix."""
 _OTHERS = "it reads from the folder of other jobs"
+_BROUGHT = "it names a model that another job brought; have this job ask for it by its URL"
+_DIGEST = re.compile("[0-9a-f]{64}")
+_COMMAND = "it becomes part of a command, and may have letters, digits and _ . + - only"
+_PLAIN = re.compile(r"[\w.+-]*", re.ASCII)
+_SHOWN = "videopreview"
+"""What the editor keeps of a player; the node never looks at it."""
+
 _ADVICE = "Pass files as inputs of the job instead, or have the operator allow this node"
 
 
@@ -36,6 +48,7 @@ def refused_nodes(
     catalogue: NodeCatalogue | Mapping[str, Any],
     allow: frozenset[str] = frozenset(),
     foreign: AbstractSet[str] = frozenset(),
+    models: AbstractSet[str] = frozenset(),
 ) -> list[Finding]:
     """Return what a graph may not do, with the code `node_refused`.
 
@@ -49,11 +62,13 @@ def refused_nodes(
         catalogue: the server's classes.
         allow: classes that the operator allows, to which no rule applies; "*" for all.
         foreign: names in the input folder that belong to other jobs; nothing in them is read.
+        models: files of models that other jobs brought, called by their sha256; not to be named.
 
     """
     if ALL in allow:
         return []
-    case = _Case(graph, NodeCatalogue.of(catalogue), foreign)
+    digests = frozenset(name.partition(".")[0] for name in models)
+    case = _Case(graph, NodeCatalogue.of(catalogue), foreign, digests)
     return [
         finding
         for key, node in graph.items()
@@ -82,16 +97,41 @@ class _Case:
     graph: Mapping[str, Any]
     catalogue: NodeCatalogue
     foreign: AbstractSet[str]
+    digests: AbstractSet[str]
+
+    @cached_property
+    def climbing(self) -> frozenset[str]:
+        """The nodes that have a text with a step up, or may be given one by a link."""
+        readers: dict[str, list[str]] = {}
+        waiting = []
+        for key in self.graph:
+            texts, links = _inputs_of(key, self.graph)
+            if any(map(steps_up, texts)):
+                waiting.append(key)
+            for link in links:
+                readers.setdefault(link[0], []).append(key)
+        found: set[str] = set()
+        while waiting:
+            key = waiting.pop()
+            if key not in found:
+                found.add(key)
+                waiting += readers.get(key, ())
+        return frozenset(found)
 
     def wrong(self, text: str) -> str | None:
         """Return what is wrong with a text as a path, or None."""
         return unsafe(text) or (_OTHERS if top(text) in self.foreign else None)
 
+    def strange(self, value: Any) -> bool:
+        """Tell whether a literal has the name of another job's model, be it in a prompt."""
+        return bool(self.digests) and any(
+            found in self.digests for text in strings(value) for found in _DIGEST.findall(text)
+        )
+
     def no_text(self, link: list[Any]) -> bool:
         """Tell whether a link surely brings something else than a text."""
-        node = self.graph.get(link[0]) if len(link) == 2 and isinstance(link[0], str) else None
+        node, number = self.graph.get(link[0]), link[1]
         spec = self.catalogue.get(node.get("class_type")) if isinstance(node, dict) else None
-        number = link[-1] if link else None
         if spec is None or not isinstance(number, int) or not 0 <= number < len(spec.outputs):
             return False
         kind = spec.outputs[number]
@@ -108,6 +148,10 @@ def _node(key: str, node: Mapping[str, Any], case: _Case) -> Iterator[Finding]:
     inputs = node.get("inputs")
     for field, value in inputs.items() if isinstance(inputs, dict) else ():
         why = _why(field, value, spec, case)
+        if not why and spec and name in _commands() and field not in spec.inputs:
+            why = _command(field, value, case)
+        if not why and case.strange(value):
+            why = _BROUGHT
         if why:
             yield _finding(key, name, field, why, value)
 
@@ -118,7 +162,7 @@ def _why(field: str, value: Any, spec: NodeSpec | None, case: _Case) -> str | No
     choice = declared is not None and declared.type == "COMBO"
     file = declared is not None and (declared.upload or (declared.judged and choice))
     named = path_like(field, declared)
-    if isinstance(value, list):
+    if is_link(value):
         # ComfyUI keeps what is linked to a choice, such as a model's name, in its own folders.
         takes_text = file or (named and (declared is None or declared.type in _TEXT))
         return _linked(value, case, free=_free(field, value, spec, case)) if takes_text else None
@@ -141,7 +185,7 @@ def _literal(
         found = unsafe(text)
         if found:
             return found
-        if file and other_folder(text):
+        if (file or named) and other_folder(text):
             return _OTHERS
     return None
 
@@ -163,37 +207,55 @@ def _linked(link: list[Any], case: _Case, *, free: bool) -> str | None:
     `free` they must only have no steps up: ComfyUI itself holds the filename_prefix of the classes
     that ask it for their output's path, and what an undeclared input takes need not be a text.
     """
-    source, texts, links = _pieces(link, case.graph)
+    source = link[0]
+    texts, links = _inputs_of(source, case.graph)
     if not links and len(texts) <= 1:
         found = next(filter(None, map(case.wrong, texts)), None)
         return f"linked from node {source}: {found}" if found else None
     if not free:
         return f"its path is put together by node {source}"
-    seen = {source}
-    while links:
-        source, more, further = _pieces(links.pop(), case.graph)
-        if source not in seen:
-            seen.add(source)
-            texts += more
-            links += further
-    return "it is put together with .." if any(map(steps_up, texts)) else None
+    return "it is put together with .." if source in case.climbing else None
 
 
-def _pieces(link: list[Any], graph: Mapping[str, Any]) -> tuple[str, list[str], list[list[Any]]]:
-    """Return a link's source, and the literal texts and the links among its inputs."""
-    source = link[0] if len(link) == 2 and isinstance(link[0], str) else ""
-    node = graph.get(source)
+def _command(name: str, value: Any, case: _Case) -> str | None:
+    """Judge an undeclared input of a class that makes a command of it (see `unsafe.toml`)."""
+    if name == _SHOWN:
+        return None
+    texts = [*strings(value)]
+    if is_link(value):
+        if case.no_text(value):
+            return None
+        texts, links = _inputs_of(value[0], case.graph)
+        if links or len(texts) != 1:
+            return _COMMAND
+    return None if all(map(_PLAIN.fullmatch, texts)) else _COMMAND
+
+
+def _inputs_of(key: str, graph: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Return the literal texts and the links among a node's inputs."""
+    node = graph.get(key)
     inputs = node.get("inputs") if isinstance(node, dict) else None
     values = list(inputs.values()) if isinstance(inputs, dict) else []
-    texts = [text for one in values for text in strings(one)]
-    return source, texts, [one for one in values if isinstance(one, list)]
+    links = [one for one in values if is_link(one)]
+    return [text for one in values if not is_link(one) for text in strings(one)], links
+
+
+def _reason(class_type: str) -> str | None:
+    if len(class_type) > _LONGEST:
+        return "no node has so long a name"
+    return _ruled(class_type)
 
 
 @lru_cache(maxsize=4096)
-def _reason(class_type: str) -> str | None:
+def _ruled(class_type: str) -> str | None:
     exact, patterns = _rules()
     found = exact.get(class_type)
     return found or next((why for search, why in patterns if search(class_type)), None)
+
+
+@cache
+def _commands() -> frozenset[str]:
+    return frozenset(table("unsafe")["command"]["classes"])
 
 
 @cache
