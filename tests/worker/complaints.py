@@ -144,6 +144,7 @@ COMPLAINTS: dict[int, Complaint] = {
             "worker/test_brought_models.py::test_a_model_that_a_job_names_by_url_is_loaded_and_fetched_once",
             "worker/test_brought_models.py::test_a_model_with_another_checksum_never_reaches_comfyui",
             "worker/test_brought_models.py::test_a_host_that_the_operator_does_not_list_is_never_asked",
+            "e2e/test_brought_by_url.py::test_a_checkpoint_and_a_lora_come_by_url_once_and_are_loaded",
             "comfy/models/test_jobs.py::test_jobs_at_the_same_time_download_a_file_once",
             "comfy/models/test_jobs.py::test_two_jobs_that_use_one_name_get_each_their_own",
         ),

@@ -16,7 +16,7 @@ from comfy.models.library import Library, safetensors, sha256
 from fakes.waits import eventually
 from pennyreel_comfy.models import Ensured, Entry, Hosts, JobModels, Manifest, Root, Shelf
 from pennyreel_comfy.waiting import CancelToken, Deadline
-from pennyreel_contract import BadRequest, JobCancelled, JobFailed, ModelNeed, PennyreelError
+from pennyreel_contract import BadRequest, JobCancelled, JobFailed, ModelNeed
 
 DATA = safetensors(300_000)
 SHA = sha256(DATA)
@@ -157,8 +157,9 @@ def test_a_host_that_is_down_leaves_what_is_here_with_a_warning(
     done.release()
     clock.now += 400
     library.files["/x"].status = 403  # it no longer may be had: that is no fault of the line
-    with pytest.raises(PennyreelError, match="403"):
+    with pytest.raises(JobFailed, match=r"loras/x\.safetensors: .* 403") as caught:
         ensure(models, need(url))
+    assert (caught.value.code, caught.value.retryable) == ("model_download_failed", False)
 
 
 def test_without_a_url_and_a_sum_nothing_is_done(make: Make) -> None:
