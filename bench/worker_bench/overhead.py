@@ -64,10 +64,12 @@ async def _measure(
             plain = stack.enter_context(contextlib.closing(_Plain(url)))
             calls["plain"] = plain.call
             if stock is not None:
-                calls["stock"] = stack.enter_context(_stock(stock, url))
+                log = place.root / "stock.log"
+                calls["stock"] = stack.enter_context(_stock(stock, url, log))
             taken: dict[str, list[float]] = {name: [] for name in ("ours", *calls)}
             for turn in range(WARM + pairs):
                 ours = await _ours(worker, turn)
+                await asyncio.to_thread(worker.settle)  # its cleaning up slows no other's call
                 spent = {"ours": ours, **{name: call() for name, call in calls.items()}}
                 for name, value in spent.items():
                     taken[name] += [value] if turn >= WARM else []
@@ -151,17 +153,18 @@ class _Plain:
 
 
 @contextlib.contextmanager
-def _stock(handler: str, url: str) -> Iterator[Callable[[], float]]:
+def _stock(handler: str, url: str, log: Path) -> Iterator[Callable[[], float]]:
     """Run another handler in a process of its own; it times its calls itself."""
     env = {**os.environ, "BENCH_COMFY_HOST": url.removeprefix("http://")}
-    child = subprocess.Popen(
-        [sys.executable, str(FOREIGN), "time", handler],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=env,
-        text=True,
-    )
+    with log.open("w", encoding="utf-8") as sink:
+        child = subprocess.Popen(
+            [sys.executable, str(FOREIGN), "time", handler],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            env=env,
+            text=True,
+        )
     turns = iter(range(10**6))
 
     def call() -> float:
@@ -172,7 +175,8 @@ def _stock(handler: str, url: str) -> Iterator[Callable[[], float]]:
         print(json.dumps(job), file=child.stdin, flush=True)
         answer = json.loads(child.stdout.readline() or '{"error": "it ended"}')
         if answer["error"]:
-            raise SystemExit(f"{handler}: {answer['error']}")
+            said = log.read_text("utf-8", "replace")[-3000:]
+            raise SystemExit(f"{handler}: {answer['error']}\n{said}")
         return float(answer["seconds"])
 
     try:

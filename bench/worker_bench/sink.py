@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+from urllib.request import urlopen
 
 PIECE = 1 << 18
 _XML = '<?xml version="1.0" encoding="UTF-8"?>'
@@ -130,16 +131,21 @@ class _Server(ThreadingHTTPServer):
 @contextlib.contextmanager
 def running_sink() -> Iterator[str]:
     """Run a sink in a process of its own; yields its URL."""
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        if child.stdout is None or child.stdin is None:
-            raise SystemExit("no pipes")
-        yield f"http://127.0.0.1:{int(child.stdout.readline())}"
-    finally:
-        child.terminate()
-        child.wait()
+    ) as child:
+        try:
+            if child.stdout is None:
+                raise SystemExit("no pipe")
+            yield f"http://127.0.0.1:{int(child.stdout.readline())}"
+        finally:
+            child.terminate()
+
+
+def received(url: str) -> int:
+    """Return how many bytes of bodies the sink has taken so far."""
+    with urlopen(f"{url}/received", timeout=30) as reply:  # noqa: S310 - our own sink
+        return int(reply.read())
 
 
 def raw_bytes_per_s(url: str, *, connections: int = 4, each: int = 128 * 1024**2) -> float:
