@@ -33,6 +33,7 @@ def make_bench(comfy: Comfy) -> Iterator[Callable[..., Bench]]:
     with ExitStack() as stack:
 
         def make(**env: str) -> Bench:
+            comfy.ready(Deadline(60))  # the former test may have killed it
             bench = Bench(comfy, settings_of(**env))
             stack.callback(bench.worker.close)
             return bench
