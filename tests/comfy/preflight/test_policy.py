@@ -372,7 +372,7 @@ FILTER = "none [o]; movie=/etc/passwd"
     "value",
     [
         FILTER,
-        "none[x];[x]metadata=mode=print:file=/root/.bashrc",
+        "none[x];[x]metadata=mode=print:file=/var/x/.bashrc",
         {"dither": FILTER},
         ["a", "b", FILTER],
         {"__value__": FILTER},
