@@ -466,6 +466,10 @@ def test_what_is_of_any_type_is_no_way_to_a_file(info: dict[str, Any]) -> None:
     }
     (found,) = refused_nodes(graph, info)
     assert (found.node, found.input) == ("3", "pose_filename")
+    for number in (-1, 1, -7):
+        graph["3"]["inputs"]["pose_filename"] = ["2", number]
+        assert [f.node for f in refused_nodes(graph, info)] == ["3"], number
+    graph["3"]["inputs"]["pose_filename"] = ["2", 0]
     info["VHS_Unbatch"]["output"] = ["STRING,COMBO"]
     assert [f.node for f in refused_nodes(graph, info)] == ["3"]
     info["VHS_Unbatch"]["output"] = ["IMAGE"]

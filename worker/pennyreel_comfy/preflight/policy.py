@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
+from pennyreel_comfy.graph import is_link
 from pennyreel_comfy.preflight.catalogue import InputSpec, NodeCatalogue, NodeSpec
 from pennyreel_comfy.preflight.finding import Finding, shown
 from pennyreel_comfy.preflight.paths import (
-    is_link,
     media,
     other_folder,
     path_like,
@@ -142,11 +142,14 @@ class _Case:
         return "*" in types or types > {"STRING"}
 
     def _types(self, link: list[Any]) -> set[str]:
-        """Return the types of a link's source; nothing where they are not known."""
+        """Return the types of a link's source; nothing where its class is not known."""
         node, number = self.graph.get(link[0]), link[1]
         spec = self.catalogue.get(node.get("class_type")) if isinstance(node, dict) else None
-        if spec is None or not isinstance(number, int) or not 0 <= number < len(spec.outputs):
+        if spec is None:
             return set()
+        count = len(spec.outputs)  # ComfyUI counts from behind, too, and a pack may count on
+        if not isinstance(number, int) or not -count <= number < count:
+            return {"*"}
         return {one.strip() for one in spec.outputs[number].split(",")}
 
 
