@@ -182,3 +182,17 @@ def test_a_paid_attempt_that_comes_again_after_its_worker_was_lost_is_not_run(
     other = request({"1": node("FakePaid", log=str(log), times=0), **SAVE})
     assert first.good(other).artifacts
     assert first.good(dict(other)).replayed
+
+
+def test_no_graph_is_run_that_could_not_be_looked_at(
+    own: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI lives, and does not say what its nodes are: what they may open is not known."""
+    before = len(own.prompts())
+    monkeypatch.setattr(own.comfy, "catalogue", lambda **_: None)
+    problem = own.bad(request())
+    assert (problem.code, problem.retryable) == ("comfy_crashed", True)
+    assert "which nodes" in problem.message
+    assert len(own.prompts()) == before
+    monkeypatch.undo()
+    assert own.good(request()).artifacts

@@ -71,9 +71,17 @@ class Examination:
         self.warnings += sentences(findings)
 
     def repeat(self) -> None:
-        """Look again at what strangers may not do, with a ComfyUI that was down the first time."""
+        """Look again at what strangers may not do, with a ComfyUI that was down the first time.
+
+        Raises:
+            BadRequest: `node_refused`.
+            JobFailed: `comfy_crashed`: nothing is known of its nodes even now, so nothing runs.
+
+        """
         if not self.complete:
             self._apply_policy(self.comfy.catalogue())
+        if not self.complete:
+            raise error(Code.COMFY_CRASHED, "ComfyUI does not tell which nodes it has")
 
     def unprefixed(self) -> list[str]:
         """Return the output nodes that a cached result would name lost files of, such as previews.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,21 @@ def test_no_json_object_makes_it_raise(
         for one in spoiled.values():
             one["inputs"][field] = value
         refusal(check(spoiled, recorded))
+
+
+def test_thousands_of_outputs_are_weighed_in_time_and_room(catalogue: NodeCatalogue) -> None:
+    """Output by output, these would be two hundred million entries: more than the machine has."""
+    count = 20_000
+    graph = {"t0": node("PrimitiveString", value="x")}
+    for n in range(1, count):
+        graph[f"t{n}"] = node(
+            "StringConcatenate", string_a=[f"t{n - 1}", 0], string_b="x", delimiter=""
+        )
+        graph[f"s{n}"] = node("PreviewAny", source=[f"t{n}", 0])
+    began = time.perf_counter()
+    assert [f for f in check(graph, catalogue) if f.refuses] == []
+    graph["t0"]["inputs"] = {}
+    assert [f.node for f in check(graph, catalogue) if f.refuses] == ["t0"]
+    graph["s0"] = node("PreviewAny", source="fine")
+    assert [f for f in check(graph, catalogue) if f.refuses] == []
+    assert time.perf_counter() - began < 20

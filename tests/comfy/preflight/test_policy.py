@@ -372,7 +372,7 @@ FILTER = "none [o]; movie=/etc/passwd"
     "value",
     [
         FILTER,
-        "none[x];[x]metadata=mode=print:file=/srv/.bashrc",
+        "none[x];[x]metadata=mode=print:file=/var/x/.bashrc",
         {"dither": FILTER},
         ["a", "b", FILTER],
         {"__value__": FILTER},
@@ -451,3 +451,42 @@ def test_a_model_that_another_job_brought_is_not_named(info: dict[str, Any]) -> 
     told = str(check(diffusion("x.safetensors"), NodeCatalogue(info, models)))
     assert "own.safetensors" in told
     assert digest not in told
+
+
+def test_what_is_of_any_type_is_no_way_to_a_file(info: dict[str, Any]) -> None:
+    """ComfyUI passes it for a choice of files, and ADE_LoadCameraPoses opens what it is given."""
+    info["ADE_LoadCameraPoses"] = {"input": {"required": {"pose_filename": [["a.txt"], {}]}}}
+    info["VHS_Unbatch"] = {"input": {"required": {"batched": ["*", {}]}}, "output": ["*"]}
+    graph = {
+        "1": node("PrimitiveString", value="/etc/passwd"),
+        "2": node("VHS_Unbatch", batched=["1", 0]),
+        "3": node("ADE_LoadCameraPoses", pose_filename=["2", 0]),
+        "4": node("SaveImage", images=["2", 0], filename_prefix="x"),
+        "5": node("CheckpointLoaderSimple", ckpt_name=["2", 0]),
+    }
+    (found,) = refused_nodes(graph, info)
+    assert (found.node, found.input) == ("3", "pose_filename")
+    for number in (-1, 1, -7):
+        graph["3"]["inputs"]["pose_filename"] = ["2", number]
+        assert [f.node for f in refused_nodes(graph, info)] == ["3"], number
+    graph["3"]["inputs"]["pose_filename"] = ["2", 0]
+    info["VHS_Unbatch"]["output"] = ["STRING,COMBO"]
+    assert [f.node for f in refused_nodes(graph, info)] == ["3"]
+    info["VHS_Unbatch"]["output"] = ["IMAGE"]
+    assert refused_nodes(graph, info) == []
+
+
+@pytest.mark.parametrize("name", ["[temp]", ". [temp]", "x [output]", '"[output]"'])
+def test_a_choice_of_folders_is_no_way_to_what_other_jobs_make(
+    name: str, info: dict[str, Any]
+) -> None:
+    """VHS_LoadImages reads the temp folder by such a name, with the previews of the other job."""
+    info["VHS_LoadImages"] = {"input": {"required": {"directory": [["mine"], {}]}}}
+    info["SomeReader"] = {"input": {"required": {"file_path": ["STRING", {}]}}}
+    graph = {
+        "1": node("VHS_LoadImages", directory=name),
+        "2": node("SomeReader", file_path=["3", 0]),
+        "3": node("PrimitiveString", value=name),
+        "4": node("SaveImage", images=["1", 0], filename_prefix=name.strip('"')),
+    }
+    assert [f.node for f in refused_nodes(graph, info)] == ["1", "2"]

@@ -49,20 +49,20 @@ def check(
         found = [replace(f, refuses=False) for key in graph for f in local[key]]
         # An unknown class may have been the output node.
         return [*(unknown or [_no_outputs()]), *found]
-    trees = [links.reached(graph, catalogue, key) for key in outputs]
-    ring = links.circle(graph, catalogue, set().union(*trees))
+    read = links.reached(graph, catalogue, outputs)
+    ring = links.circle(graph, catalogue, read)
     if ring:
         local[ring[0]].append(_circle(ring, graph))
-    return [*unknown, *_weighed(graph, local, trees, set(ring))]
+    bad = {key for key, findings in local.items() if any(f.refuses for f in findings)}
+    # Not output by output: a large graph may have thousands, each with thousands behind it.
+    none_good = links.reaching(graph, catalogue, bad.union(ring)) >= {*outputs}
+    return [*unknown, *_weighed(graph, local, read, none_good=none_good)]
 
 
 def _weighed(
-    graph: Mapping[str, Any], local: _Local, trees: list[set[str]], ring: set[str]
+    graph: Mapping[str, Any], local: _Local, read: set[str], *, none_good: bool
 ) -> list[Finding]:
     """Make warnings of what does not refuse the graph, and put them last."""
-    bad = {key for key, findings in local.items() if any(f.refuses for f in findings)} | ring
-    none_good = all(tree & bad for tree in trees)
-    read: set[str] = set().union(*trees)
     found = [
         replace(finding, refuses=finding.refuses and none_good and key in read)
         for key in graph

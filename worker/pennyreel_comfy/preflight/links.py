@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -76,14 +76,31 @@ def declared(nodes: Nodes, catalogue: NodeCatalogue, key: str) -> Iterator[tuple
             yield name, value[0]
 
 
-def reached(nodes: Nodes, catalogue: NodeCatalogue, start: str) -> set[str]:
-    """Return the nodes that an output node depends on, itself included."""
-    found, ahead = {start}, [start]
+def reached(nodes: Nodes, catalogue: NodeCatalogue, starts: Iterable[str]) -> set[str]:
+    """Return the nodes that these depend on, themselves included."""
+    found: set[str] = set()
+    ahead = list(starts)
     while ahead:
-        for _, source in declared(nodes, catalogue, ahead.pop()):
-            if source not in found:
-                found.add(source)
-                ahead.append(source)
+        key = ahead.pop()
+        if key not in found:
+            found.add(key)
+            ahead += (source for _, source in declared(nodes, catalogue, key))
+    return found
+
+
+def reaching(nodes: Nodes, catalogue: NodeCatalogue, ends: Iterable[str]) -> set[str]:
+    """Return the nodes that depend on any of these, themselves included."""
+    readers: dict[str, list[str]] = {}
+    for key in nodes:
+        for _, source in declared(nodes, catalogue, key):
+            readers.setdefault(source, []).append(key)
+    found: set[str] = set()
+    ahead = list(ends)
+    while ahead:
+        key = ahead.pop()
+        if key not in found:
+            found.add(key)
+            ahead += readers.get(key, ())
     return found
 
 

@@ -90,16 +90,6 @@ def top(text: str) -> str:
     return next((part for part in _PARTS.split(bare(text)) if part not in ("", ".")), "")
 
 
-def is_link(value: Any) -> bool:
-    """Tell whether ComfyUI takes a value for a link (is_link of its graph_utils.py)."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], (int, float))
-    )
-
-
 def strings(value: Any) -> Iterator[str]:
     """Yield the texts of a literal, however deep: Load3D takes its files' names in an object."""
     waiting = [value]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
+from pennyreel_comfy.graph import is_link
 from pennyreel_comfy.preflight.catalogue import InputSpec, NodeCatalogue, NodeSpec
 from pennyreel_comfy.preflight.finding import Finding, shown
 from pennyreel_comfy.preflight.paths import (
-    is_link,
     media,
     other_folder,
     path_like,
@@ -30,6 +30,9 @@ _LONGEST = 200
 interpreter's lock meanwhile."""
 
 _TEXT = ("STRING", "*")  # types of inputs by which a path may come
+_HELD = {"IMAGE", "MASK", "LATENT", "VIDEO", "AUDIO", "VHS_FILENAMES"}
+"""Types of inputs that are named for a medium or for files, and take no names."""
+
 _PREFIXED = {"VHS_VideoCombine"}
 """Classes that are not `known`, and have ComfyUI itself hold their filename_prefix."""
 _OTHERS = "it reads from the folder of other jobs"
@@ -130,12 +133,24 @@ class _Case:
 
     def no_text(self, link: list[Any]) -> bool:
         """Tell whether a link surely brings something else than a text."""
+        types = self._types(link)
+        return bool(types) and not types & {*_TEXT, "COMBO"}
+
+    def any_type(self, link: list[Any]) -> bool:
+        """Tell whether a link may bring a text where a choice is due, and ComfyUI lets it pass."""
+        types = self._types(link)
+        return "*" in types or types > {"STRING"}
+
+    def _types(self, link: list[Any]) -> set[str]:
+        """Return the types of a link's source; nothing where its class is not known."""
         node, number = self.graph.get(link[0]), link[1]
         spec = self.catalogue.get(node.get("class_type")) if isinstance(node, dict) else None
-        if spec is None or not isinstance(number, int) or not 0 <= number < len(spec.outputs):
-            return False
-        kind = spec.outputs[number]
-        return kind != "COMBO" and not {one.strip() for one in kind.split(",")} & {*_TEXT}
+        if spec is None:
+            return set()
+        count = len(spec.outputs)  # ComfyUI counts from behind, too, and a pack may count on
+        if not isinstance(number, int) or not -count <= number < count:
+            return {"*"}
+        return {one.strip() for one in spec.outputs[number].split(",")}
 
 
 def _node(key: str, node: Mapping[str, Any], case: _Case) -> Iterator[Finding]:
@@ -163,31 +178,38 @@ def _why(field: str, value: Any, spec: NodeSpec | None, case: _Case) -> str | No
     file = declared is not None and (declared.upload or (declared.judged and choice))
     named = path_like(field, declared)
     if is_link(value):
-        # ComfyUI keeps what is linked to a choice, such as a model's name, in its own folders.
         takes_text = file or (named and (declared is None or declared.type in _TEXT))
-        return _linked(value, case, free=_free(field, value, spec, case)) if takes_text else None
+        # ComfyUI keeps what is linked to a choice, such as a model's name, in its own folders, but
+        # passes what is of any type; and of files in the input folder it keeps nothing.
+        chosen = declared is not None and (named or media(field)) and declared.type not in _HELD
+        if takes_text or (chosen and case.any_type(value)):
+            return _linked(field, value, case, free=_free(field, value, spec, case))
+        return None
     # The name tells where nothing is known of the class, as while ComfyUI is down.
     file = file or media(field)
-    return (
-        _literal(value, declared, case, file=file, named=named) if choice or file or named else None
-    )
+    if not (choice or file or named):
+        return None
+    return _literal(field, value, declared, case, named=file or named)
 
 
 def _literal(
-    value: Any, declared: InputSpec | None, case: _Case, *, file: bool, named: bool
+    field: str, value: Any, declared: InputSpec | None, case: _Case, *, named: bool
 ) -> str | None:
     for text in strings(value):
         # A choice of folders, too, lists those of other jobs.
-        if (file or named) and top(text) in case.foreign:
+        if named and top(text) in case.foreign:
             return _OTHERS
         if declared and declared.options and text in declared.options:
             continue
-        found = unsafe(text)
+        found = unsafe(text) or (_annotated(field, text) if named else None)
         if found:
             return found
-        if (file or named) and other_folder(text):
-            return _OTHERS
     return None
+
+
+def _annotated(field: str, text: str) -> str | None:
+    """Return what is wrong with a text that ends as the name of a file in another folder."""
+    return _OTHERS if other_folder(text) and not field.startswith("filename_prefix") else None
 
 
 def _free(field: str, link: list[Any], spec: NodeSpec | None, case: _Case) -> bool:
@@ -199,7 +221,7 @@ def _free(field: str, link: list[Any], spec: NodeSpec | None, case: _Case) -> bo
     return field not in spec.inputs and case.no_text(link)
 
 
-def _linked(link: list[Any], case: _Case, *, free: bool) -> str | None:
+def _linked(field: str, link: list[Any], case: _Case, *, free: bool) -> str | None:
     """Judge a path that comes by a link.
 
     From a node that only holds a text it is judged like a literal. Where a node puts it together
@@ -210,7 +232,8 @@ def _linked(link: list[Any], case: _Case, *, free: bool) -> str | None:
     source = link[0]
     texts, links = _inputs_of(source, case.graph)
     if not links and len(texts) <= 1:
-        found = next(filter(None, map(case.wrong, texts)), None)
+        wrong = (case.wrong(text) or _annotated(field, text) for text in texts)
+        found = next(filter(None, wrong), None)
         return f"linked from node {source}: {found}" if found else None
     if not free:
         return f"its path is put together by node {source}"
