@@ -17,11 +17,20 @@ import pytest
 import requests
 
 from pennyreel_contract import ErrorInfo, parse_progress, parse_result
-from pennyreel_emulators.runpod import EndpointConfig, PlatformConfig, RunPodPlatform
+from pennyreel_emulators.runpod import (
+    EndpointConfig,
+    Event,
+    JobFinished,
+    JobTaken,
+    PlatformConfig,
+    RunPodPlatform,
+    WorkerReady,
+)
 from worker.support import COMMAND, S3, SAVE, node, request, until
 
 HERE = Path(__file__).parent
 WORKER = (sys.executable, "-m", "pennyreel_worker")
+UNTRIED = (sys.executable, str(HERE / "untried.py"))
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 PASS = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
 
@@ -267,3 +276,33 @@ def test_a_stop_while_comfyui_still_starts_leaves_nothing(start: Callable[..., B
     assert worker.process.wait(20) == 0, worker.log.read_text()
     assert until(lambda: worker.processes() == [])
     assert list(worker.work.iterdir()) == []
+
+
+@pytest.mark.long
+def test_by_an_untried_sdk_jobs_pass_one_at_a_time_and_what_comes_too_late_is_given_back(
+    session: requests.Session,
+) -> None:
+    """Its own loop takes the jobs, and loses what it takes while it shuts down."""
+    events: list[Event] = []
+    lines: list[str] = []
+    work = EndpointConfig(
+        command=UNTRIED,
+        env={**PASS, "PENNYREEL_COMFYUI_COMMAND": COMMAND},
+        workers_min=1,
+        workers_max=1,
+        offer_after_sigterm=True,
+    )
+    config = PlatformConfig(endpoints={"work": work}, poll_hold_s=6.0)
+    with RunPodPlatform(config, on_event=events.append, on_log=lambda *a: lines.append(a[2])) as by:
+        client = Client(by, "work", session)
+        until(lambda: any(isinstance(event, WorkerReady) for event in events))  # its poll is open
+        os.kill(by.workers("work")[0].pid, signal.SIGTERM)
+        until(lambda: any("the loop runs no more jobs" in line for line in lines))
+        late = ErrorInfo.decode(client.ended(client.run(request()))["error"])
+        assert (late.code, late.retryable) == ("worker_stopping", True)
+        long = client.run(request({"1": node("FakeSleep", seconds=2), **SAVE}))
+        short = client.run(request())
+        assert client.ended(short)["status"] == client.ended(long)["status"] == "COMPLETED"
+    order = [(type(e), e.job_id) for e in events if isinstance(e, (JobTaken, JobFinished))]
+    assert order.index((JobTaken, short)) > order.index((JobFinished, long))
+    assert any("runpod 9.9.9 is not a version that this worker was tried" in line for line in lines)

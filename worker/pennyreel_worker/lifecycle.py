@@ -175,7 +175,8 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup
     try:
         runpod.serverless.start({"handler": entry, **modifier})
     finally:
-        late = [] if paced else JobsProgress().get_job_list() or []
+        # As a set: its own list of them is one string.
+        late = [] if paced else [str(job) for job in JobsProgress()]
         worker.close()
     asyncio.run(loop.post_leftovers(late))
     return 1 if worker.broken else 0
