@@ -86,6 +86,24 @@ def test_comfyui_starts_before_the_sdk_is_imported_and_nothing_is_left(
     assert list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.parametrize("end", [node("FakeCrash"), node("FakeStuck", seconds=600)])
+def test_a_comfyui_that_its_warm_up_killed_or_hangs_is_ready_again_before_a_job_is_taken(
+    tmp_path: Path, end: dict[str, Any]
+) -> None:
+    warm = tmp_path / "warm.json"
+    warm.write_text(json.dumps({"1": end}))
+    job = json.dumps({"id": "local-1", "input": request()})
+    env = {"PENNYREEL_WARMUP": str(warm), "PENNYREEL_COMFYUI_START_S": "10"}
+    ran = local(tmp_path, "--test_input", job, **env)
+    told = ran.stderr
+    assert ran.returncode == 0, told
+    failed, again, takes = (
+        told.index(part) for part in ("Jobs are taken without it", "starting it", "taking jobs")
+    )
+    assert failed < again < takes
+    assert "comfy_unavailable" not in told
+
+
 def test_a_failed_job_is_the_sdks_exit_code(tmp_path: Path) -> None:
     ran = local(tmp_path, "--test_input", json.dumps({"input": request({"1": node("FakeError")})}))
     assert ran.returncode == 1

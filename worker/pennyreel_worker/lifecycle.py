@@ -17,7 +17,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from pennyreel_comfy.waiting import CancelToken
-from pennyreel_contract import JobCancelled, PennyreelError
+from pennyreel_contract import JobCancelled, PennyreelError, Unavailable
 from pennyreel_worker.comfy import Comfy
 from pennyreel_worker.gpu import GpuMemory
 from pennyreel_worker.log import catch_all, log, redactor, secrets_of, set_up
@@ -27,6 +27,7 @@ from pennyreel_worker.startup import COMFYUI, IMPORTED, READY, SDK, SPAWNED, WAR
 from pennyreel_worker.warmup import warm_up
 
 if TYPE_CHECKING:
+    from pennyreel_comfy.session import Session
     from pennyreel_worker.app import Worker
 
 PROGRESS_S = 10.0
@@ -184,11 +185,23 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup
 
 def _warm_up(settings: Settings, comfy: Comfy, stop: CancelToken) -> None:
     session = comfy.living()
-    if settings.warmup and session is not None:
-        warm_up(session, settings, comfy.folders, stop)
-        if session.http.queue(timeout=PROGRESS_S).running:
-            comfy.condemn("did not stop the warm-up", session)
-        comfy.sweep(())
+    if settings.warmup is None or session is None:
+        return
+    warm_up(session, settings, comfy.folders, stop)
+    if _still_runs(session):
+        comfy.condemn("did not stop the warm-up", session)
+    if comfy.living() is None:
+        # It died or hangs of it: the first job is not to wait for its start, while others could
+        # have taken it.
+        comfy.first_ready(stop)
+    comfy.sweep(())
+
+
+def _still_runs(session: Session) -> bool:
+    try:
+        return bool(session.http.queue(timeout=PROGRESS_S).running)
+    except Unavailable:
+        return True
 
 
 def _announce(worker: Worker, startup: Startup) -> None:
