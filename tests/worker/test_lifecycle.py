@@ -26,7 +26,7 @@ from pennyreel_emulators.runpod import (
     RunPodPlatform,
     WorkerReady,
 )
-from worker.support import COMMAND, S3, SAVE, node, request, until
+from worker.support import COMMAND, S3, SAVE, Files, node, request, until
 
 HERE = Path(__file__).parent
 WORKER = (sys.executable, "-m", "pennyreel_worker")
@@ -218,6 +218,21 @@ def test_a_cancelled_job_stops_comfyui_and_the_next_one_runs(
     assert work.status(job)["status"] == "CANCELLED"
     (worker,) = [w for w in platform.workers("work") if w.state != "stopped"]
     assert any("cancelled by the platform" in line for line in platform.logs(worker.id))
+
+
+def test_a_job_whose_input_does_not_come_keeps_the_gpu_from_no_other_that_waits(
+    platform: RunPodPlatform,
+    session: requests.Session,
+    start: Callable[..., ByHand],
+    files: Files,
+) -> None:
+    client = Client(platform, "byhand", session)
+    slow = client.run(request(inputs=[{"name": "a.png", "url": f"{files.url}/slow?trickle=1"}]))
+    others = [client.run(request()) for _ in range(3)]
+    start(PENNYREEL_ALLOW_HOSTS=files.host, PENNYREEL_INPUT_MAX_BYTES=str(1 << 41))
+    assert [client.ended(job)["status"] for job in others] == ["COMPLETED"] * 3
+    assert client.status(slow)["status"] == "IN_PROGRESS"
+    assert client.post(f"cancel/{slow}")["status"] == "CANCELLED"
 
 
 class ByHand:

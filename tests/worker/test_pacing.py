@@ -10,7 +10,7 @@ from fakes.waits import eventually
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import JobCancelled, JobTimeout
 from pennyreel_worker.gate import Gate
-from pennyreel_worker.pacing import FIRST_LEAD_S, Durations, Pace, kind_of
+from pennyreel_worker.pacing import FIRST_LEAD_S, SLOW_S, Durations, Pace, kind_of
 
 
 class Clock:
@@ -41,6 +41,35 @@ def test_nothing_is_asked_for_while_a_job_is_prepared_or_waits_for_the_gpu() -> 
     pace.taken("a")
     assert pace.wait_s() is None
     pace.prepared("a")
+    assert pace.wait_s() is None
+
+
+def test_a_job_whose_inputs_are_long_in_coming_keeps_the_gpu_from_no_job_that_waits(
+    clock: Clock,
+) -> None:
+    pace = Pace(2, clock=clock)
+    pace.asked(0.1)  # answered at once: there is a queue
+    pace.taken("slow")
+    assert pace.wait_s() == pytest.approx(SLOW_S)
+    clock.now += SLOW_S
+    assert pace.wait_s() == 0
+    pace.asked(0.1)
+    pace.taken("quick")
+    assert pace.wait_s() is None
+    pace.prepared("quick")
+    pace.running("quick", lambda: 0.0)
+    assert pace.wait_s() is None
+    pace.gone("quick")
+    assert pace.wait_s() == 0
+    pace.prepared("slow")  # the GPU is its own
+    assert pace.wait_s() is None
+
+
+def test_without_a_queue_a_slow_job_is_waited_for_since_others_are_idle(clock: Clock) -> None:
+    pace = Pace(2, clock=clock)
+    pace.asked(30.0)
+    pace.taken("slow")
+    clock.now += 100 * SLOW_S
     assert pace.wait_s() is None
 
 
