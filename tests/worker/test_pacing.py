@@ -109,12 +109,25 @@ def test_the_lead_is_what_taking_and_preparing_took(clock: Clock) -> None:
     pace = Pace(2, clock=clock)
     assert pace.lead_s == FIRST_LEAD_S
     for n, took in enumerate((0.2, 3.0, 0.1)):
-        pace.asked(40.0 if n else 0.5)  # the poll had to wait for a job to come
+        pace.asked(40.0 if n == 1 else 0.5)  # the poll had to wait for a job to come
         pace.taken(str(n))
         clock.now += took
         pace.prepared(str(n))
         pace.gone(str(n))
     assert pace.lead_s == pytest.approx(3.0 + 0.5 + 0.05)
+
+
+def test_without_a_queue_one_slow_job_has_no_other_taken_from_idle_workers(clock: Clock) -> None:
+    pace = Pace(2, clock=clock)
+    for n, took in enumerate((0.2, 50.0, 0.1)):
+        pace.asked(0.1)
+        pace.taken(str(n))
+        clock.now += took
+        pace.prepared(str(n))
+        pace.gone(str(n))
+    assert pace.lead_s == pytest.approx(50.0 + 0.1 + 0.05)
+    pace.asked(20.0)
+    assert pace.lead_s == pytest.approx(0.2 + 0.1 + 0.05)
 
 
 def test_a_lead_that_is_set_is_not_measured(clock: Clock) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import threading
 import time
 from collections import OrderedDict, deque
@@ -70,7 +71,11 @@ class Pace:
 
     @property
     def lead_s(self) -> float:
-        """Seconds from asking for a job until it is prepared: the slowest of the last few."""
+        """Seconds from asking for a job until it is prepared, as measured of the last few jobs.
+
+        The slowest of them where there is a queue: the GPU is not to wait. Else the middle one:
+        idle workers would begin at once what waits here.
+        """
         if self._fixed is not None:
             return self._fixed
         with self._lock:
@@ -78,7 +83,8 @@ class Pace:
                 return FIRST_LEAD_S
             # A poll that waited for a job to come says nothing of the way there: the quickest does.
             asking = min(self._asking, default=0.0)
-            return min(max(self._preparing) + asking + MARGIN_S, MOST_LEAD_S)
+            preparing = max if self._queue else statistics.median_high
+            return min(preparing(self._preparing) + asking + MARGIN_S, MOST_LEAD_S)
 
     def asked(self, seconds: float) -> None:
         """Note how long a poll took that brought a job."""
