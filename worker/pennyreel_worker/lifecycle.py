@@ -14,6 +14,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyreel_comfy.waiting import CancelToken
@@ -82,14 +84,17 @@ def _prefetch(settings: Settings, comfy: Comfy) -> Prefetch | None:
     """Have the models that the operator names read beside ComfyUI's start."""
     if not settings.prefetch:
         return None
-    wanted = find(
-        settings.prefetch, [root.path for root in comfy.models.roots], settings.template_dirs
-    )
-    for name in wanted.missing:
-        log.warning("PENNYREEL_PREFETCH: there is no %s", name)
-    prefetch = Prefetch(wanted.files)
+    prefetch = Prefetch(_wanted(settings, comfy))
     prefetch.start()
     return prefetch
+
+
+def _wanted(settings: Settings, comfy: Comfy) -> Iterator[Path]:
+    roots = [root.path for root in comfy.models.roots]
+    wanted = find(settings.prefetch, roots, settings.template_dirs)
+    for name in wanted.missing:
+        log.warning("PENNYREEL_PREFETCH: there is no %s", name)
+    yield from wanted.files
 
 
 def _start(comfy: Comfy) -> None:
