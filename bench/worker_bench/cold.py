@@ -29,6 +29,9 @@ def measure(place: Place, starts: int) -> dict[str, Any]:
     return {
         "ready_to_take_s": round(statistics.median(waits), 4),
         "ready_to_take_max_s": round(max(waits), 4),
+        "listening_to_take_s": round(
+            statistics.median(row["take"] - row["listening"] for row in rows), 4
+        ),
         "ready_to_take_all": [round(wait, 4) for wait in waits],
         "sdk_ready_before_comfy": all(row["sdk"] < row["up"] for row in rows),
         "sdk_to_comfy_s": round(min(row["up"] - row["sdk"] for row in rows), 3),
@@ -43,11 +46,16 @@ def _start(fleet: Fleet, place: Place, marks: Path, turn: int) -> dict[str, floa
     until(lambda: len(fleet.of(WorkerStopped)) > turn, "the worker's end", 60)
     started: WorkerStarted = fleet.of(WorkerStarted)[turn]
     sdk = [json.loads(line) for line in marks.read_text("utf-8").splitlines()]
-    up = [mark["at"] for mark in place.marks() if mark["what"] == "up"]
+    marked = sorted((mark["at"], mark["what"]) for mark in place.marks() if "at" in mark)
+
+    def first(what: str) -> float:
+        return next(at for at, name in marked if name == what and at > started.at)
+
     return {
         "started": started.at,
         "sdk": next(mark["at"] for mark in sdk if mark["pid"] == started.pid),
-        "up": next(at for at in sorted(up) if at > started.at),
+        "listening": first("listening"),
+        "up": first("up"),
         "take": fleet.of(WorkerReady)[turn].at,
         "taken": fleet.of(JobTaken)[turn].at,
     }

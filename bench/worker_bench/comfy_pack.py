@@ -59,6 +59,15 @@ async def _first_answer(_request, response):
 
 
 PromptServer.instance.app.on_response_prepare.append(_first_answer)
+_plain_listen = PromptServer.start_multi_address
+
+
+async def _listen(self, *args, **kwargs):
+    await _plain_listen(self, *args, **kwargs)
+    _mark(what="listening", at=time.monotonic())
+
+
+PromptServer.start_multi_address = _listen
 
 
 class BenchWork:

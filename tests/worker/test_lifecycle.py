@@ -17,11 +17,20 @@ import pytest
 import requests
 
 from pennyreel_contract import ErrorInfo, parse_progress, parse_result
-from pennyreel_emulators.runpod import EndpointConfig, PlatformConfig, RunPodPlatform
-from worker.support import COMMAND, S3, SAVE, node, request, until
+from pennyreel_emulators.runpod import (
+    EndpointConfig,
+    Event,
+    JobFinished,
+    JobTaken,
+    PlatformConfig,
+    RunPodPlatform,
+    WorkerReady,
+)
+from worker.support import COMMAND, S3, SAVE, Files, node, request, until
 
 HERE = Path(__file__).parent
 WORKER = (sys.executable, "-m", "pennyreel_worker")
+UNTRIED = (sys.executable, str(HERE / "untried.py"))
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 PASS = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
 
@@ -75,6 +84,24 @@ def test_comfyui_starts_before_the_sdk_is_imported_and_nothing_is_left(
     assert env["BUCKET_SECRET_ACCESS_KEY"] not in told
     assert "could not be posted" not in told  # there is no platform to tell
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("end", [node("FakeCrash"), node("FakeStuck", seconds=600)])
+def test_a_comfyui_that_its_warm_up_killed_or_hangs_is_ready_again_before_a_job_is_taken(
+    tmp_path: Path, end: dict[str, Any]
+) -> None:
+    warm = tmp_path / "warm.json"
+    warm.write_text(json.dumps({"1": end}))
+    job = json.dumps({"id": "local-1", "input": request()})
+    env = {"PENNYREEL_WARMUP": str(warm), "PENNYREEL_COMFYUI_START_S": "10"}
+    ran = local(tmp_path, "--test_input", job, **env)
+    told = ran.stderr
+    assert ran.returncode == 0, told
+    failed, again, takes = (
+        told.index(part) for part in ("Jobs are taken without it", "starting it", "taking jobs")
+    )
+    assert failed < again < takes
+    assert "comfy_unavailable" not in told
 
 
 def test_a_failed_job_is_the_sdks_exit_code(tmp_path: Path) -> None:
@@ -193,6 +220,21 @@ def test_a_cancelled_job_stops_comfyui_and_the_next_one_runs(
     assert any("cancelled by the platform" in line for line in platform.logs(worker.id))
 
 
+def test_a_job_whose_input_does_not_come_keeps_the_gpu_from_no_other_that_waits(
+    platform: RunPodPlatform,
+    session: requests.Session,
+    start: Callable[..., ByHand],
+    files: Files,
+) -> None:
+    client = Client(platform, "byhand", session)
+    slow = client.run(request(inputs=[{"name": "a.png", "url": f"{files.url}/slow?trickle=1"}]))
+    others = [client.run(request()) for _ in range(3)]
+    start(PENNYREEL_ALLOW_HOSTS=files.host, PENNYREEL_INPUT_MAX_BYTES=str(1 << 41))
+    assert [client.ended(job)["status"] for job in others] == ["COMPLETED"] * 3
+    assert client.status(slow)["status"] == "IN_PROGRESS"
+    assert client.post(f"cancel/{slow}")["status"] == "CANCELLED"
+
+
 class ByHand:
     """A worker that the tests start, and end as they like."""
 
@@ -267,3 +309,33 @@ def test_a_stop_while_comfyui_still_starts_leaves_nothing(start: Callable[..., B
     assert worker.process.wait(20) == 0, worker.log.read_text()
     assert until(lambda: worker.processes() == [])
     assert list(worker.work.iterdir()) == []
+
+
+@pytest.mark.long
+def test_by_an_untried_sdk_jobs_pass_one_at_a_time_and_what_comes_too_late_is_given_back(
+    session: requests.Session,
+) -> None:
+    """Its own loop takes the jobs, and loses what it takes while it shuts down."""
+    events: list[Event] = []
+    lines: list[str] = []
+    work = EndpointConfig(
+        command=UNTRIED,
+        env={**PASS, "PENNYREEL_COMFYUI_COMMAND": COMMAND},
+        workers_min=1,
+        workers_max=1,
+        offer_after_sigterm=True,
+    )
+    config = PlatformConfig(endpoints={"work": work}, poll_hold_s=6.0)
+    with RunPodPlatform(config, on_event=events.append, on_log=lambda *a: lines.append(a[2])) as by:
+        client = Client(by, "work", session)
+        until(lambda: any(isinstance(event, WorkerReady) for event in events))  # its poll is open
+        os.kill(by.workers("work")[0].pid, signal.SIGTERM)
+        until(lambda: any("the loop runs no more jobs" in line for line in lines))
+        late = ErrorInfo.decode(client.ended(client.run(request()))["error"])
+        assert (late.code, late.retryable) == ("worker_stopping", True)
+        long = client.run(request({"1": node("FakeSleep", seconds=2), **SAVE}))
+        short = client.run(request())
+        assert client.ended(short)["status"] == client.ended(long)["status"] == "COMPLETED"
+    order = [(type(e), e.job_id) for e in events if isinstance(e, (JobTaken, JobFinished))]
+    assert order.index((JobTaken, short)) > order.index((JobFinished, long))
+    assert any("runpod 9.9.9 is not a version that this worker was tried" in line for line in lines)

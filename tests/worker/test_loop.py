@@ -12,6 +12,7 @@ import pytest
 import runpod
 from aiohttp import web
 from runpod.serverless.modules import rp_http, rp_job, rp_scale
+from runpod.serverless.modules.worker_state import JobsProgress
 
 from pennyreel_contract import ErrorInfo
 from pennyreel_worker import loop
@@ -32,11 +33,13 @@ class Platform:
         self.verdicts: list[int] = []
         self.posts: list[tuple[str, dict[str, Any]]] = []
         self.takes = 0
+        self.told: list[str] = []
         self.news = asyncio.Condition()
         self.url = ""
 
-    async def take(self, _: web.Request) -> web.StreamResponse:
+    async def take(self, request: web.Request) -> web.StreamResponse:
         self.takes += 1
+        self.told.append(request.query["job_in_progress"])
         async with self.news:
             await self.news.wait_for(lambda: self.jobs)
         job = self.jobs.pop(0)
@@ -427,3 +430,31 @@ def test_the_last_of_two_answers_asks_for_a_new_worker_though_the_other_is_still
     platform = story(monkeypatch, handler, tell)
     assert [("stopPod" in body) for _, body in platform.posts] == [False, True]
     assert [name for name, _ in platform.posts] == ["a", "b"]
+
+
+def test_polls_and_pings_tell_of_every_job_that_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, began = asyncio.Event(), [0]
+
+    async def handler(given: dict[str, Any]) -> dict[str, Any]:
+        began[0] += 1
+        await done.wait()
+        return await echo(given)
+
+    async def tell(platform: Platform, scaler: Scaler) -> None:
+        held = JobsProgress()  # what the SDK's ping process is shown
+        assert held.get_job_list() is None
+        await platform.give(job("a"))
+        while began[0] < 1:
+            await asyncio.sleep(0.01)
+        scaler.worker.pace.executed("a")
+        await platform.give(job("b"))
+        while began[0] < 2:
+            await asyncio.sleep(0.01)
+        assert platform.told == ["0", "1"]
+        assert set((held.get_job_list() or "").split(",")) == {"a", "b"}
+        done.set()
+        await platform.posted(2)
+        while held.get_job_list():
+            await asyncio.sleep(0.01)
+
+    story(monkeypatch, handler, tell)

@@ -10,7 +10,7 @@ from fakes.waits import eventually
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import JobCancelled, JobTimeout
 from pennyreel_worker.gate import Gate
-from pennyreel_worker.pacing import FIRST_LEAD_S, Durations, Pace, kind_of
+from pennyreel_worker.pacing import FIRST_LEAD_S, SLOW_S, Durations, Pace, kind_of
 
 
 class Clock:
@@ -41,6 +41,35 @@ def test_nothing_is_asked_for_while_a_job_is_prepared_or_waits_for_the_gpu() -> 
     pace.taken("a")
     assert pace.wait_s() is None
     pace.prepared("a")
+    assert pace.wait_s() is None
+
+
+def test_a_job_whose_inputs_are_long_in_coming_keeps_the_gpu_from_no_job_that_waits(
+    clock: Clock,
+) -> None:
+    pace = Pace(2, clock=clock)
+    pace.asked(0.1)  # answered at once: there is a queue
+    pace.taken("slow")
+    assert pace.wait_s() == pytest.approx(SLOW_S)
+    clock.now += SLOW_S
+    assert pace.wait_s() == 0
+    pace.asked(0.1)
+    pace.taken("quick")
+    assert pace.wait_s() is None
+    pace.prepared("quick")
+    pace.running("quick", lambda: 0.0)
+    assert pace.wait_s() is None
+    pace.gone("quick")
+    assert pace.wait_s() == 0
+    pace.prepared("slow")  # the GPU is its own
+    assert pace.wait_s() is None
+
+
+def test_without_a_queue_a_slow_job_is_waited_for_since_others_are_idle(clock: Clock) -> None:
+    pace = Pace(2, clock=clock)
+    pace.asked(30.0)
+    pace.taken("slow")
+    clock.now += 100 * SLOW_S
     assert pace.wait_s() is None
 
 
@@ -80,12 +109,25 @@ def test_the_lead_is_what_taking_and_preparing_took(clock: Clock) -> None:
     pace = Pace(2, clock=clock)
     assert pace.lead_s == FIRST_LEAD_S
     for n, took in enumerate((0.2, 3.0, 0.1)):
-        pace.asked(40.0 if n else 0.5)  # the poll had to wait for a job to come
+        pace.asked(40.0 if n == 1 else 0.5)  # the poll had to wait for a job to come
         pace.taken(str(n))
         clock.now += took
         pace.prepared(str(n))
         pace.gone(str(n))
     assert pace.lead_s == pytest.approx(3.0 + 0.5 + 0.05)
+
+
+def test_without_a_queue_one_slow_job_has_no_other_taken_from_idle_workers(clock: Clock) -> None:
+    pace = Pace(2, clock=clock)
+    for n, took in enumerate((0.2, 50.0, 0.1)):
+        pace.asked(0.1)
+        pace.taken(str(n))
+        clock.now += took
+        pace.prepared(str(n))
+        pace.gone(str(n))
+    assert pace.lead_s == pytest.approx(50.0 + 0.1 + 0.05)
+    pace.asked(20.0)
+    assert pace.lead_s == pytest.approx(0.2 + 0.1 + 0.05)
 
 
 def test_a_lead_that_is_set_is_not_measured(clock: Clock) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import mmap
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -326,11 +327,32 @@ def test_a_file_that_cannot_be_read_does_not_keep_the_next_one(tmp_path: Path) -
     assert resident(good) == 1.0
 
 
-def test_nothing_to_prefetch_starts_no_thread() -> None:
+def test_nothing_to_prefetch_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     reader = Prefetch([])
     reader.start()
-    assert reader.wait(0)
+    assert reader.wait(60)
+    assert caplog.text == ""
     reader.stop()
+
+
+def test_looking_for_files_on_a_slow_or_lost_volume_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on, told = threading.Event(), []
+    monkeypatch.setattr(prefetch.log, "warning", lambda text, *args, **_: told.append(text % args))
+
+    def look() -> Iterator[Path]:
+        assert go_on.wait(60)
+        raise OSError(errno.ESTALE, "Stale file handle")
+        yield Path()
+
+    reader = Prefetch(look())
+    reader.start()
+    assert not reader.wait(0)
+    go_on.set()
+    assert reader.wait(60)
+    assert told == ["prefetch: looking for the files failed (Stale file handle)"]
+    assert reader.bytes == 0
 
 
 def test_files_are_found_by_name_folder_and_template(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pennyreel_comfy.waiting import CancelToken
-from pennyreel_contract import JobCancelled, PennyreelError
+from pennyreel_contract import JobCancelled, PennyreelError, Unavailable
 from pennyreel_worker.comfy import Comfy
 from pennyreel_worker.gpu import GpuMemory
 from pennyreel_worker.log import catch_all, log, redactor, secrets_of, set_up
@@ -28,6 +30,7 @@ from pennyreel_worker.startup import COMFYUI, IMPORTED, READY, SDK, SPAWNED, WAR
 from pennyreel_worker.warmup import warm_up
 
 if TYPE_CHECKING:
+    from pennyreel_comfy.session import Session
     from pennyreel_worker.app import Worker
 
 PROGRESS_S = 10.0
@@ -84,14 +87,17 @@ def _prefetch(settings: Settings, comfy: Comfy) -> Prefetch | None:
     """Have the models that the operator names read beside ComfyUI's start."""
     if not settings.prefetch:
         return None
-    wanted = find(
-        settings.prefetch, [root.path for root in comfy.models.roots], settings.template_dirs
-    )
-    for name in wanted.missing:
-        log.warning("PENNYREEL_PREFETCH: there is no %s", name)
-    prefetch = Prefetch(wanted.files)
+    prefetch = Prefetch(_wanted(settings, comfy))
     prefetch.start()
     return prefetch
+
+
+def _wanted(settings: Settings, comfy: Comfy) -> Iterator[Path]:
+    roots = [root.path for root in comfy.models.roots]
+    wanted = find(settings.prefetch, roots, settings.template_dirs)
+    for name in wanted.missing:
+        log.warning("PENNYREEL_PREFETCH: there is no %s", name)
+    yield from wanted.files
 
 
 def _start(comfy: Comfy) -> None:
@@ -178,7 +184,8 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup
     try:
         runpod.serverless.start({"handler": entry, **modifier})
     finally:
-        late = [] if paced else JobsProgress().get_job_list() or []
+        # As a set: its own list of them is one string.
+        late = [] if paced else [str(job) for job in JobsProgress()]
         worker.close()
     asyncio.run(loop.post_leftovers(late))
     return 1 if worker.broken else 0
@@ -186,11 +193,23 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup
 
 def _warm_up(settings: Settings, comfy: Comfy, stop: CancelToken) -> None:
     session = comfy.living()
-    if settings.warmup and session is not None:
-        warm_up(session, settings, comfy.folders, stop)
-        if session.http.queue(timeout=PROGRESS_S).running:
-            comfy.condemn("did not stop the warm-up", session)
-        comfy.sweep(())
+    if settings.warmup is None or session is None:
+        return
+    warm_up(session, settings, comfy.folders, stop)
+    if _still_runs(session):
+        comfy.condemn("did not stop the warm-up", session)
+    if comfy.living() is None:
+        # It died or hangs of it: the first job is not to wait for its start, while others could
+        # have taken it.
+        comfy.first_ready(stop)
+    comfy.sweep(())
+
+
+def _still_runs(session: Session) -> bool:
+    try:
+        return bool(session.http.queue(timeout=PROGRESS_S).running)
+    except Unavailable:
+        return True
 
 
 def _announce(worker: Worker, startup: Startup) -> None:

@@ -4,12 +4,16 @@ A worker that always asks takes jobs that an idle worker would have begun at onc
 queue from the platform's scaler. One that asks when it is done leaves its GPU idle for the time
 that taking and preparing need. So the second job is asked for when the running one is nearer to
 its end than that time, the lead, which is measured here.
+
+A job whose inputs are long in coming would keep the GPU idle for all that wait behind it. Where
+jobs do wait (the poll that brought it was answered at once), the next is asked for beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 import threading
 import time
 from collections import OrderedDict, deque
@@ -24,6 +28,12 @@ MARGIN_S = 0.05
 MOST_LEAD_S = 60.0
 LOOK_S = 0.25
 """How often a running job's end is estimated anew."""
+
+SLOW_S = 5.0
+"""A job that is prepared for longer than this keeps the GPU from no other that waits."""
+
+AT_ONCE_S = 0.5
+"""A poll that is answered so soon found a queue: no worker is idle."""
 
 MEASURED = 16
 KINDS = 256
@@ -56,11 +66,16 @@ class Pace:
         self._held: dict[str, _Held] = {}
         self._preparing: deque[float] = deque(maxlen=MEASURED)
         self._asking: deque[float] = deque(maxlen=MEASURED)
+        self._queue = False
         self._lock = threading.Lock()
 
     @property
     def lead_s(self) -> float:
-        """Seconds from asking for a job until it is prepared: the slowest of the last few."""
+        """Seconds from asking for a job until it is prepared, as measured of the last few jobs.
+
+        The slowest of them where there is a queue: the GPU is not to wait. Else the middle one:
+        idle workers would begin at once what waits here.
+        """
         if self._fixed is not None:
             return self._fixed
         with self._lock:
@@ -68,12 +83,14 @@ class Pace:
                 return FIRST_LEAD_S
             # A poll that waited for a job to come says nothing of the way there: the quickest does.
             asking = min(self._asking, default=0.0)
-            return min(max(self._preparing) + asking + MARGIN_S, MOST_LEAD_S)
+            preparing = max if self._queue else statistics.median_high
+            return min(preparing(self._preparing) + asking + MARGIN_S, MOST_LEAD_S)
 
     def asked(self, seconds: float) -> None:
         """Note how long a poll took that brought a job."""
         with self._lock:
             self._asking.append(seconds)
+            self._queue = seconds <= AT_ONCE_S
 
     def taken(self, job_id: str) -> None:
         """Note a job that was just taken."""
@@ -112,13 +129,21 @@ class Pace:
             return 0.0
         if len(held) >= self.hold:
             return None
-        if any(h.stage in {"preparing", "waiting"} for h in held):
+        if any(h.stage == "waiting" for h in held):
             return None
+        if preparing := [h.taken_at for h in held if h.stage == "preparing"]:
+            return self._beside(min(preparing))
         ends = [h.remaining() for h in held if h.stage == "running" and h.remaining is not None]
         if None in ends:
             return LOOK_S
         early = max((end for end in ends if end is not None), default=0.0) - self.lead_s
         return 0.0 if early <= 0 else min(early, LOOK_S)
+
+    def _beside(self, since: float) -> float | None:
+        """Return when to ask for a job beside one that is prepared `since` then; nothing runs."""
+        if not self._queue:  # idle workers take what comes, and begin it at once
+            return None
+        return max(0.0, since + SLOW_S - self._clock())
 
     def _set(
         self, job_id: str, stage: str, remaining: Callable[[], float | None] | None = None

@@ -65,13 +65,16 @@ class Prefetch:
         reserve_bytes: int = RESERVE_BYTES,
         system: Path = Path("/"),
     ) -> None:
-        """Nothing is read before `start`. `system`: where /proc and /sys are."""
+        """Nothing is read before `start`. `system`: where /proc and /sys are.
+
+        `files` is gone through in the thread: looking for them may take long on a network volume.
+        """
         self.bytes = 0
         self.seconds = 0.0
         self.skipped: list[Path] = []
         """Files that could not be read, or for which there was no memory."""
 
-        self._files = list(files)
+        self._files = files
         self._reserve = reserve_bytes
         self._system = system
         self._stop = threading.Event()
@@ -79,8 +82,7 @@ class Prefetch:
 
     def start(self) -> None:
         """Begin, and return at once."""
-        if self._files:
-            self._thread.start()
+        self._thread.start()
 
     def stop(self) -> None:
         """Read no further; returns when the thread has ended, or hangs in a dead volume."""
@@ -98,7 +100,8 @@ class Prefetch:
         with contextlib.suppress(OSError, AttributeError):  # of this thread alone, on Linux
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
         buffer = bytearray(CHUNK_BYTES)
-        for path in self._files:
+        files = self._found()
+        for path in files:
             if self._stop.is_set():
                 break
             try:
@@ -109,7 +112,15 @@ class Prefetch:
             if not whole:
                 self.skipped.append(path)
             self.seconds = time.monotonic() - began
-        self._tell()
+        if files:
+            self._tell(len(files))
+
+    def _found(self) -> list[Path]:
+        try:
+            return list(self._files)
+        except OSError as problem:  # a volume whose server is gone, say
+            log.warning("prefetch: looking for the files failed (%s)", problem.strerror)
+            return []
 
     def _read(self, path: Path, buffer: memoryview) -> bool:
         """Read one file chunk by chunk, the next one asked for ahead; False: not whole."""
@@ -134,11 +145,11 @@ class Prefetch:
         """Bytes that may still be read. What was read counts as available to the system."""
         return min(available(self._system) - self.bytes, unclaimed(self._system)) - self._reserve
 
-    def _tell(self) -> None:
+    def _tell(self, files: int) -> None:
         log.info(
             "prefetch: %.1f GB of %d files in %.1f s%s",
             self.bytes / 1e9,
-            len(self._files) - len(self.skipped),
+            files - len(self.skipped),
             self.seconds,
             f"; left out: {', '.join(p.name for p in self.skipped)}" if self.skipped else "",
             extra={
