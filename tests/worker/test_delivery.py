@@ -13,6 +13,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +28,8 @@ from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import ErrorInfo, JobFailed, JobRequest
 from pennyreel_worker import delivery
 from pennyreel_worker.delivery import Made
-from worker.support import S3, SECRET, Bench, node, play, request, until
+from pennyreel_worker.storage import Store
+from worker.support import S3, SECRET, Bench, node, play, request, settings_of, until
 
 MB = 1 << 20
 BIG = {"1": node("FakeBig", bytes=40 * MB, filename_prefix="big")}
@@ -83,6 +85,30 @@ def test_a_large_file_is_streamed_in_parts(s3_bench: Bench, s3: S3) -> None:
     assert head["ContentType"] == "application/octet-stream"
     assert peak < 16 * MB
     assert made.sha256 == hashlib.sha256(get(made.url).content).hexdigest()
+
+
+def test_how_much_of_the_delivery_has_gone_is_told(s3: S3, tmp_path: Path) -> None:
+    shares: list[float] = []
+    made = [Made("1", "text", "text", "text/plain", content=b"x" * MB)]
+    for name in ("a.bin", "b.bin"):
+        (tmp_path / name).write_bytes(b"\0" * (20 * MB))
+        made.append(Made("1", name, "file", "application/octet-stream", path=tmp_path / name))
+    with closing(Store(settings_of(**s3.env()).bucket)) as store, ThreadPoolExecutor(2) as pool:  # type: ignore[arg-type]
+        artifacts = delivery.to_store(
+            made,
+            store,
+            request=JobRequest(**request()),
+            job_id="job",
+            template="{name}",
+            pool=pool,
+            deadline=Deadline(60),
+            cancel=CancelToken(),
+            progress=shares.append,
+        )
+    assert [a.bytes for a in artifacts] == [MB, 20 * MB, 20 * MB]
+    assert len(set(shares)) == len(shares) > 2
+    assert min(shares) > 0
+    assert max(shares) == 1
 
 
 def test_inline_is_inline_where_it_is_asked_for(s3_bench: Bench, s3: S3) -> None:

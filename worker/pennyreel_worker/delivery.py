@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -167,8 +168,13 @@ def to_store(
     pool: Executor,
     deadline: Deadline,
     cancel: CancelToken,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> tuple[Artifact, ...]:
-    """Upload all, several at a time, and return artifacts with their URLs, in order."""
+    """Upload all, several at a time, and return artifacts with their URLs, in order.
+
+    `progress` is told what share of the bytes has gone, from 0 to 1, in any thread.
+    """
+    sent = _Sent(sum(one.size() for one in made), progress)
 
     def check() -> None:
         cancel.check()
@@ -182,15 +188,37 @@ def to_store(
             with opened(one.path):  # the upload opens it by its name, whatever it is
                 pass
             # Hashed while it is on its way: the file is read from disk once, and no time is added.
-            with store.upload(one.path, key, one.mime, deadline=deadline, cancel=cancel) as place:
+            with store.upload(
+                one.path, key, one.mime, deadline=deadline, cancel=cancel, progress=sent.add
+            ) as place:
                 digest = one.sha256(check)
         else:
             digest = one.sha256()
             place = store.put(key, one.content, one.mime, deadline=deadline, cancel=cancel)
+            sent.add(one.size())
         url, expires = store.presign(place, request.outputs.url_ttl_s)
         return _artifact(one, digest, url=url, url_expires=expires, s3=place)
 
     return tuple(pool.map(send, made))
+
+
+class _Sent:
+    """Adds up what has gone, and tells of each hundredth."""
+
+    def __init__(self, total: int, tell: Callable[[float], None]) -> None:
+        self._total, self._tell = total, tell
+        self._size = self._told = 0
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        """Count bytes that have gone."""
+        with self._lock:
+            self._size += size
+            done = 100 * self._size // max(self._total, 1)
+            if done <= self._told:
+                return
+            self._told = done
+        self._tell(min(done, 100) / 100)
 
 
 def key_of(template: str, made: Made, *, attempt_id: str, job_id: str) -> str:

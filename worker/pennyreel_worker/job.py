@@ -39,7 +39,7 @@ from pennyreel_worker.execution import Executed, Execution
 from pennyreel_worker.gate import Gate
 from pennyreel_worker.gpu import GpuMemory, cost_microusd
 from pennyreel_worker.pacing import Durations, Pace, kind_of
-from pennyreel_worker.reporting import EXECUTED, PREPARED, Listener, Reporter, listener
+from pennyreel_worker.reporting import DELIVERED, EXECUTED, PREPARED, Listener, Reporter, listener
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.storage import Store
 from pennyreel_worker.whose import on_gpu
@@ -408,6 +408,9 @@ class Job:
             pool=pool,
             deadline=self.deadline,
             cancel=self.cancel,
+            progress=lambda share: self.reporter.stage(
+                "delivering", EXECUTED + share * (DELIVERED - EXECUTED)
+            ),
         )
 
     def _describe(self, artifacts: tuple[Artifact, ...], began: float) -> Result:

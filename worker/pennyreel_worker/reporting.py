@@ -27,7 +27,7 @@ FIRST_S = 0.15
 """Nothing is posted of a job that ends sooner: it would only keep the answer waiting."""
 
 MIN_INTERVAL_S = 0.4
-PREPARED, EXECUTED = 5.0, 95.0
+PREPARED, EXECUTED, DELIVERED = 5.0, 95.0, 99.0
 """Where the stages lie in the job's percentage."""
 
 MAX_PREVIEW = 100_000

@@ -101,11 +101,20 @@ class Store:
 
     @contextlib.contextmanager
     def upload(
-        self, path: Path, key: str, mime: str, *, deadline: Deadline, cancel: CancelToken
+        self,
+        path: Path,
+        key: str,
+        mime: str,
+        *,
+        deadline: Deadline,
+        cancel: CancelToken,
+        progress: Callable[[int], None] | None = None,
     ) -> Iterator[str]:
         """Stream a file to `key`, in parts where it is large; yields its s3:// URL.
 
         The body of the `with` runs while the upload does; the file is there when the `with` ends.
+        `progress` is told the bytes since its last call, in any thread; less than none where a
+        part is begun anew.
         """
         with self._transfer(
             f"the upload of {path.name}",
@@ -114,6 +123,7 @@ class Store:
             ),
             deadline,
             cancel,
+            progress=progress,
         ):
             yield f"s3://{self.bucket}/{key}"
 
@@ -258,15 +268,15 @@ class Store:
         deadline: Deadline,
         cancel: CancelToken,
         most: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Iterator[None]:
         """Start a transfer, and wait for it at the end of the `with`.
 
         It ends early when the job is cancelled or out of time, it is of more than `most` bytes, or
-        the body raises. s3transfer and
-        not upload_file: that one can only be stopped by an exception in a callback, which botocore
-        takes for a broken connection and tries again.
+        the body raises. s3transfer and not upload_file: that one can only be stopped by an
+        exception in a callback, which botocore takes for a broken connection and tries again.
         """
-        watch = _Watch(most)
+        watch = _Watch(most, progress)
         cancel.on_cancel(watch.news.set)
         try:
             future = self._do(doing, lambda: start(watch))
@@ -312,9 +322,12 @@ class Store:
 class _Watch(BaseSubscriber):
     """Tells of a transfer's end and size; `news` is also set when its job is cancelled."""
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(
+        self, most: int | None = None, progress: Callable[[int], None] | None = None
+    ) -> None:
         self.news, self.ended = threading.Event(), threading.Event()
         self.over = False
+        self._progress = progress
         self._most, self._size, self._lock = most, 0, threading.Lock()
 
     def on_progress(self, future: Any, bytes_transferred: int, **kwargs: Any) -> None:  # noqa: ARG002 - s3transfer's call
@@ -323,6 +336,8 @@ class _Watch(BaseSubscriber):
             self.over = self.over or (self._most is not None and self._size > self._most)
         if self.over:
             self.news.set()
+        if self._progress is not None:
+            self._progress(bytes_transferred)
 
     def on_done(self, future: Any, **kwargs: Any) -> None:  # noqa: ARG002 - s3transfer's call
         self.ended.set()
