@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from urllib3.util import connection
 
+from faults.gateway import Gateway
 from pennyreel_comfy.addresses import parse, resolve
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import BadRequest, JobCancelled, JobRequest, JobTimeout, PennyreelError
@@ -223,3 +224,25 @@ def test_no_input_is_read_from_elsewhere_or_from_stored_results(
         )
     assert caught.value.code == "bad_input"
     assert silent.peers == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (301, "PermanentRedirect", "BUCKET_REGION"),
+        (400, "AuthorizationHeaderMalformed", "BUCKET_REGION"),
+        (400, "ExpiredToken", "do not expire"),
+    ],
+)
+def test_what_another_attempt_cannot_mend_is_said_with_what_can(
+    status: int, code: str, hint: str, open_store: Opener
+) -> None:
+    with Gateway() as store:
+        text = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        store.add(lambda method, *_: method == "PUT", "answer", status=status, body=text, times=9)
+        store.add(lambda *_: True, "answer", status=404, times=9)  # botocore asks for the region
+        with pytest.raises(PennyreelError) as caught:
+            open_store(store.url).put("a", b"a", "text/plain")
+    assert caught.value.code == "storage_failed"
+    assert not caught.value.retryable
+    assert hint in caught.value.hint
