@@ -427,3 +427,25 @@ def test_the_last_of_two_answers_asks_for_a_new_worker_though_the_other_is_still
     platform = story(monkeypatch, handler, tell)
     assert [("stopPod" in body) for _, body in platform.posts] == [False, True]
     assert [name for name, _ in platform.posts] == ["a", "b"]
+
+
+def test_a_job_that_does_not_even_end_when_it_is_given_up_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "STOP_S", 0.1)  # instead of fifteen seconds
+    began = asyncio.Event()
+
+    async def handler(_: dict[str, Any]) -> dict[str, Any]:
+        began.set()
+        await asyncio.Event().wait()
+        return {}
+
+    async def tell(platform: Platform, scaler: Scaler) -> None:
+        scaler.worker._live = set()
+        await platform.give(job("stuck"))
+        await asyncio.wait_for(began.wait(), 10)
+
+    platform = story(monkeypatch, handler, tell, PENNYREEL_DRAIN_S="0.2")
+    ((name, body),) = platform.posts
+    problem = ErrorInfo.decode(body["error"])
+    assert (name, problem.code, problem.retryable) == ("stuck", "worker_stopping", True)
