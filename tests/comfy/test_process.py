@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fakes.waits import eventually
-from pennyreel_comfy import process
+from pennyreel_comfy import endings, process
 from pennyreel_comfy.process import CHILD, ComfyProcess, State
 from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import JobTimeout, PennyreelError, SetupNeeded
@@ -289,3 +292,45 @@ TestSupervised.settings = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=True,
 )
+
+
+class _Endless(io.RawIOBase):
+    """Writes so many bytes without a newline, then a last line."""
+
+    def __init__(self, size: int) -> None:
+        self.rest = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b"begin" if self.rest == LONG else b"x" * min(len(buffer), self.rest)
+        if not self.rest:
+            data, self.rest = b"the end\nnext\n", -1
+        elif self.rest < 0:
+            return 0
+        else:
+            self.rest -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+LONG = 64 << 20
+
+
+def test_of_a_line_without_an_end_both_its_ends_are_kept_and_no_more() -> None:
+    tracemalloc.start()
+    try:
+        long, following = endings.lines(io.BufferedReader(_Endless(LONG)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (long[:6], long[-8:], following) == ("beginx", "xthe end", "next")
+    assert len(long) <= 2 * endings.HALF_LINE
+    assert peak < 1 << 20
+
+
+def test_lines_are_told_as_they_are_with_what_is_no_text_replaced() -> None:
+    whole = b"a" * endings.HALF_LINE + b"b" * (endings.HALF_LINE - 1)
+    told = list(endings.lines(io.BytesIO(b"one\r\n\n\xff\n" + whole + b"\nlast")))
+    assert told == ["one", "", "\ufffd", whole.decode(), "last"]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import signal
+import time
+from pathlib import Path
+
+import psutil
 
 from faults.case import Case
 from faults.commands import faulty
@@ -132,6 +136,30 @@ def paid_out_of_memory(at: Site) -> None:
     assert at.runs("paid-vram") == 1
 
 
+def stopped_idle(at: Site) -> None:
+    at.good()
+    at.comfyui().send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    assert at.failure(at.run(faulty("none"), timeout_s=5), "comfy_crashed").retryable
+    assert time.monotonic() - began < 20, "not as long as a call may take"
+
+
+def ends_its_thread(at: Site) -> None:
+    at.result(at.run(faulty("exit"), timeout_s=90), again=True)
+
+
+def floods_its_log(at: Site) -> None:
+    """The worker's memory stays as it was."""
+    at.good()
+    worker = psutil.Process(at.worker().pid)
+    before = worker.memory_info().rss
+    at.result(at.run(faulty("flood"), timeout_s=60))
+    status = Path(f"/proc/{worker.pid}/status").read_text()
+    peak = int(next(line.split()[1] for line in status.splitlines() if "VmHWM" in line)) << 10
+    assert peak - before < FLOODED, f"{peak - before >> 20} MB more"
+
+
+FLOODED = 64 << 20
 AGAIN = "the right result, by a second run"
 CASES = (
     Case(
@@ -153,6 +181,13 @@ CASES = (
         "`comfy_start_failed`, retryable", 100, REVIVE, killed_at_start,
     ),
     Case("stopped", CHILD, "SIGSTOP while a node runs", AGAIN, 210, REMEDY, stopped_in_mid_job),
+    Case("stopped while idle", CHILD, "SIGSTOP before a job of 5 s", "`comfy_crashed`, retryable",
+         40, "pennyreel_worker.execution:_almost_within", stopped_idle),
+    Case("a node ends its thread", CHILD, "sys.exit in a node: it answers, and runs nothing more",
+         AGAIN, 100, "pennyreel_comfy.session:Run._check_stall", ends_its_thread),
+    Case("a line without an end", "ComfyUI's log", "128 MB without a newline, by a node",
+         "the right result, in no more memory", 60, "pennyreel_comfy.process:lines",
+         floods_its_log, fresh=True),
     Case("a node hangs", CHILD, "a node that does not end, the first time", AGAIN, 100,
          "pennyreel_comfy.session:Run._check_stall", hangs_once),
     Case("a node always hangs", CHILD, "a node that never ends", "`stalled`, retryable", 100,

@@ -64,6 +64,12 @@ def full_for_inputs(at: Site) -> None:
     at.exit_code(worker)
 
 
+def hangs(at: Site) -> None:
+    worker = at.worker().id
+    at.failure(at.run(**at.hang(), timeout_s=3), "timeout")
+    at.exit_code(worker)
+
+
 CASES = (
     Case("a job is too large for it", DISK, "filled by SaveImage", "`disk_full`, retryable", 60,
          "pennyreel_comfy.session:execution_failure", too_large),
@@ -73,4 +79,7 @@ CASES = (
     Case("it is full of inputs", DISK, "filled by another program, before an input comes",
          "`disk_full`, and the worker is replaced", 30, "pennyreel_worker.app:Worker.breaks",
          full_for_inputs),
+    Case("a file hangs", "a file", "a FIFO that nobody writes, as on a volume that hangs",
+         "`timeout`, and the worker is replaced", 60, "pennyreel_worker.app:Worker._patience_s",
+         hangs),
 )  # fmt: skip

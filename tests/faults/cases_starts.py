@@ -11,6 +11,7 @@ PLAN = Plan(
         "PENNYREEL_COMFYUI_START_S": "3",
         "PENNYREEL_DRAIN_S": "3",
         "PENNYREEL_LEAD_S": "60",  # the second job is asked for as early as can be
+        "PENNYREEL_COMFYUI_OPTIONS": '["--highvram"]',
     },
     device="cuda",
 )
@@ -65,6 +66,20 @@ def small_memory(at: Site) -> None:
     assert "--lowvram" in at.comfyui().cmdline()
 
 
+def two_modes(at: Site) -> None:
+    at.good()
+    assert "--highvram" in at.comfyui().cmdline()
+    at.result(at.run(saved(a=node("FakeMemory"))), again=None)
+    assert "--highvram" not in at.comfyui().cmdline()
+
+
+def crashes_always(at: Site) -> None:
+    worker = at.worker().id
+    for _ in range(3):
+        at.failure(at.run(saved(a=node("FakeCrash"))), "comfy_crashed")
+    replaced(at, worker)
+
+
 BREAKS = "pennyreel_worker.app:Worker.breaks"
 CASES = (
     Case("its start fails once", CHILD, "exit at its start, the first time after a kill",
@@ -80,4 +95,10 @@ CASES = (
     Case("out of GPU memory until --lowvram", CHILD, "a node without memory in the normal mode",
          "the right result, in the low-memory mode", 30, "pennyreel_worker.comfy:Comfy.shrink",
          small_memory),
+    Case("out of GPU memory with --highvram", CHILD, "the same, and a mode that excludes the other",
+         "the right result, in the low-memory mode", 30, "pennyreel_worker.comfy:Comfy._in_mode",
+         two_modes),
+    Case("it crashes in job after job", CHILD, "it exits in each run of three jobs",
+         "`comfy_crashed`, and the worker is replaced", 60, "pennyreel_worker.app:Worker._judge",
+         crashes_always),
 )  # fmt: skip

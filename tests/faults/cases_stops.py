@@ -72,6 +72,26 @@ def with_a_second_job(at: Site) -> None:
     ends_well(at, worker)
 
 
+def with_comfyui_stopped(at: Site) -> None:
+    at.good()
+    at.comfyui().send_signal(signal.SIGSTOP)
+    job = at.run(saved())
+    at.until(lambda: at.progress(job), "the worker has it")
+    worker = stop(at)
+    assert at.failure(job, "worker_stopping").retryable
+    ends_well(at, worker)
+
+
+def with_a_file_that_hangs(at: Site) -> None:
+    """Nothing ends such a call, but the job is not lost in silence."""
+    worker = at.worker()
+    job = at.run(**at.hang())
+    at.until(lambda: at.progress(job), "the worker has it")
+    os.kill(worker.pid, signal.SIGTERM)
+    assert at.failure(job, "worker_stopping").retryable
+    at.exit_code(worker.id)
+
+
 def while_starting(at: Site) -> None:
     at.how.write_text("slow")
     at.exit_code(stop(at))
@@ -152,6 +172,12 @@ CASES = (
     Case("told to stop with two jobs", WORKER, "SIGTERM, one job running and one waiting",
          "the right result of one, `worker_stopping` of the other", 40, GIVE_UP,
          with_a_second_job),
+    Case("told to stop with ComfyUI stopped", "the worker, ComfyUI",
+         "SIGSTOP to the one, SIGTERM to the other", "`worker_stopping`, retryable", 30,
+         "pennyreel_worker.execution:_almost_within", with_comfyui_stopped),
+    Case("told to stop with a file that hangs", WORKER, "SIGTERM while a job reads a FIFO",
+         "`worker_stopping`, retryable", 60, "pennyreel_worker.loop:Scaler._cut_off",
+         with_a_file_that_hangs),
     Case("told to stop while starting", WORKER, "SIGTERM before ComfyUI answers",
          "it leaves at once; the job is the next worker's", 60,
          "pennyreel_comfy.waiting:CancelToken.cancel", while_starting),

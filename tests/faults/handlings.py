@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -135,13 +135,34 @@ async def _no_drain(scaler: Any) -> None:
         task.cancel()
 
 
+@contextlib.contextmanager
+def _no_limit(_deadline: Deadline, _cancel: CancelToken) -> Iterator[None]:
+    yield
+
+
+def _whole_lines(output: Iterable[bytes]) -> Iterator[str]:
+    for line in output:
+        yield line.decode("utf-8", "replace").rstrip()
+
+
+def _both_modes(comfy: Any, command: list[str]) -> list[str]:
+    return [*command, "--lowvram"] if comfy._small else command
+
+
+def _for_ever(_job: Any) -> float:
+    return 1e9
+
+
 HANDLINGS: dict[str, Callable[..., Any]] = {
     # ComfyUI
     "pennyreel_worker.comfy:Comfy._revive": _nothing,
     "pennyreel_worker.comfy:Comfy.condemn": _nothing,
     "pennyreel_worker.comfy:Comfy.shrink": _nothing,
     "pennyreel_comfy.waiting:CancelToken.cancel": _nothing,
+    "pennyreel_worker.comfy:Comfy._in_mode": _both_modes,
     "pennyreel_worker.comfy:_tied": list,
+    "pennyreel_worker.execution:_almost_within": _no_limit,
+    "pennyreel_comfy.process:lines": _whole_lines,
     "pennyreel_worker.execution:Execution._remedy": _nothing,
     "pennyreel_worker.execution:Execution._remedy#limit": _no_limit_of_reruns,
     "pennyreel_worker.execution:Execution._remedy#paid": _unpaid,
@@ -154,6 +175,8 @@ HANDLINGS: dict[str, Callable[..., Any]] = {
     # the worker
     "pennyreel_worker.app:Worker.breaks": _nothing,
     "pennyreel_worker.app:Worker.give_up": _nothing,
+    "pennyreel_worker.app:Worker._judge": _nothing,
+    "pennyreel_worker.app:Worker._patience_s": _for_ever,
     "pennyreel_comfy.process:ComfyProcess._too_slow": _nothing,
     "pennyreel_worker.lifecycle:_end_forks_with_us": _nothing,
     # the platform
@@ -162,6 +185,7 @@ HANDLINGS: dict[str, Callable[..., Any]] = {
     "pennyreel_worker.loop:Scaler._poll": _polls_without_pause,
     "pennyreel_worker.loop:Scaler._refuse": _later_nothing,
     "pennyreel_worker.loop:Scaler._drain": _no_drain,
+    "pennyreel_worker.loop:Scaler._cut_off": _later_nothing,
     "pennyreel_worker.loop:Scaler._signalled": _nothing,
     "pennyreel_worker.loop:Scaler.stop_job": _stop_unremembered,
     "pennyreel_worker.loop:Scaler._post#lost": _unconfirmed_is_failed,

@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--how", type=Path, required=True)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--port", type=int, required=True)
+    modes = parser.add_mutually_exclusive_group()  # as the real one has it
+    for mode in ("--highvram", "--lowvram"):
+        modes.add_argument(mode, action="store_true")
     for name in ("output", "input", "temp"):
         parser.add_argument(f"--{name}-directory", type=Path)
     options, _ = parser.parse_known_args()

@@ -41,7 +41,7 @@ SECRET = "wJalrXUtnFEMIbPxRfiCYEXAMPLEKEY"
 BUCKET = "results"
 START_S = 90.0
 REPORT_S = 6.0
-_PASS = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+_PASS = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 _FINAL = {"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"}
 
 
@@ -131,10 +131,11 @@ class Site:
 
     # Jobs.
 
-    def run(self, graph: Mapping[str, Any], *, finals: int = 1, **request: Any) -> str:
+    def run(self, graph: Mapping[str, Any] | None, *, finals: int = 1, **request: Any) -> str:
         """Queue a job; `finals`: answers that the platform has to get for it."""
         platform = request.pop("platform", {})
-        body = {"contract": 1, "attempt_id": new_attempt_id(), "workflow": graph, **request}
+        body = {"contract": 1, "attempt_id": new_attempt_id(), **request}
+        body |= {} if graph is None else {"workflow": graph}
         job = str(self.call("POST", "run", json={"input": body, **platform})["id"])
         self.jobs[job] = finals
         return job
@@ -191,6 +192,15 @@ class Site:
 
     def progress(self, job: str) -> list[Any]:
         return [p.output for p in self.platform.posts(job) if p.status == "IN_PROGRESS"]
+
+    def hang(self) -> dict[str, Any]:
+        """Return a request that reads a file which never ends, as on a volume that hangs."""
+        place = self.folder / "templates"
+        if not place.exists():
+            place.mkdir()
+            (place / "hung.toml").write_text('title = "Hung"\nkind = "image"\ndescription = "x"\n')
+            os.mkfifo(place / "hung.json")
+        return {"graph": None, "template": "hung"}
 
     def mend(self) -> None:
         """End the faults of connections."""
@@ -396,6 +406,7 @@ class Site:
     def _env(self) -> dict[str, str]:
         env = {n: os.environ[n] for n in _PASS if n in os.environ}
         env |= {"PENNYREEL_WORK_DIR": str(self.work), "PENNYREEL_LEAST_FREE_BYTES": "1000000"}
+        env["PENNYREEL_TEMPLATES"] = str(self.folder / "templates")
         env |= commands.comfyui(self.plan, self.folder, self._root)
         if self.plan.s3:
             env |= {

@@ -458,3 +458,25 @@ def test_polls_and_pings_tell_of_every_job_that_is_held(monkeypatch: pytest.Monk
             await asyncio.sleep(0.01)
 
     story(monkeypatch, handler, tell)
+
+
+def test_a_job_that_does_not_even_end_when_it_is_given_up_is_answered_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loop, "STOP_S", 0.1)  # instead of fifteen seconds
+    began = asyncio.Event()
+
+    async def handler(_: dict[str, Any]) -> dict[str, Any]:
+        began.set()
+        await asyncio.Event().wait()
+        return {}
+
+    async def tell(platform: Platform, scaler: Scaler) -> None:
+        scaler.worker._live = set()
+        await platform.give(job("stuck"))
+        await asyncio.wait_for(began.wait(), 10)
+
+    platform = story(monkeypatch, handler, tell, PENNYREEL_DRAIN_S="0.2")
+    ((name, body),) = platform.posts
+    problem = ErrorInfo.decode(body["error"])
+    assert (name, problem.code, problem.retryable) == ("stuck", "worker_stopping", True)

@@ -15,6 +15,7 @@ import pytest
 
 from fakes.waits import eventually, gone
 from pennyreel_comfy.session import Session
+from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import ErrorInfo, parse_result
 from worker.support import S3, SAVE, Bench, becomes, comfy_of, node, play, request, settings_of
 
@@ -117,6 +118,42 @@ def test_a_gpu_that_stays_full_is_used_in_the_low_memory_mode_for_this_kind_of_j
         bench.good(request({"1": node("FakeCrash", log=str(log), times=0), **SAVE}))
         assert "--lowvram" not in runs(log)[-1]
         bench.worker.close()
+
+
+def test_the_low_memory_mode_takes_the_place_of_the_operators_own() -> None:
+    """ComfyUI takes one of them at most, and does not start with two."""
+    wanted = '["--highvram", "--fast", "--gpu-only"]'
+    with comfy_of(settings_of(PENNYREEL_COMFYUI_OPTIONS=wanted)) as comfy:
+        assert {"--highvram", "--fast", "--gpu-only"} < set(comfy._command(1))
+        comfy.shrink("large")
+        comfy.ready(Deadline(60), kind="large")
+        small = list(comfy._command(1))
+        assert "--fast" in small
+        assert {"--highvram", "--gpu-only", "--lowvram"} & set(small) == {"--lowvram"}
+        comfy.ready(Deadline(60), kind="another")
+        assert "--highvram" in comfy._command(1)
+
+
+def test_where_the_operator_has_chosen_a_smaller_mode_there_is_none_to_try(log: Path) -> None:
+    with comfy_of(
+        settings_of(PENNYREEL_COMFYUI_OPTIONS='["--device", "cuda", "--novram"]')
+    ) as comfy:
+        bench = Bench(comfy, settings_of())
+        problem = bench.bad(request({"1": node("FakeMemory", log=str(log))}))
+        assert (problem.code, len(runs(log))) == ("out_of_memory", 2)
+        bench.worker.close()
+
+
+def test_a_worker_where_job_after_job_crashes_asks_for_its_replacement(own: Bench) -> None:
+    crash = {"1": node("FakeCrash")}
+    own.bad(request(crash))
+    own.bad(request(crash))
+    own.good(request())  # so it was the jobs
+    assert [own.run(request(crash)).keys() for _ in range(3)] == [
+        {"error"},
+        {"error"},
+        {"error", "refresh_worker"},
+    ]
 
 
 def test_a_job_without_progress_is_ended_and_comfyui_replaced(own: Bench) -> None:

@@ -10,11 +10,13 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from pennyreel_comfy.http import READ_S
 from pennyreel_contract import ErrorInfo, parse_result
 from pennyreel_worker import app
 from worker.support import (
@@ -388,3 +390,32 @@ def test_a_comfyui_that_hangs_keeps_neither_a_cancel_nor_a_deadline_nor_the_end_
         problem = ErrorInfo.decode(play(end())["error"])
         assert (problem.code, problem.retryable) == ("worker_stopping", True)
         assert bench.bad(request()).code == "worker_stopping"
+
+
+def test_a_job_that_hangs_is_answered_after_its_deadline_and_the_worker_replaced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "OVERDUE_S", 0.2)  # instead of thirty seconds
+    go_on = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr("pennyreel_worker.job.Job._prepare", lambda _: go_on.wait(60))
+        try:
+            reply = bench.run(request(timeout_s=0.2))
+        finally:
+            go_on.set()
+    assert ErrorInfo.decode(reply["error"]).code == "timeout"
+    assert reply["refresh_worker"] is True
+
+
+def test_a_comfyui_that_is_stopped_does_not_hold_a_job_beyond_its_time() -> None:
+    with own_bench() as bench:
+        bench.good(request())
+        pid = bench.comfy.process.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        problem = bench.bad(request(timeout_s=1))
+        assert problem.retryable
+        assert time.monotonic() - began < READ_S, "it is not waited for as long as else"
+        assert bench.good(request()).artifacts
+        assert bench.comfy.process.pid != pid

@@ -14,6 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 from urllib3.util import connection
 
+from faults.gateway import Gateway
 from pennyreel_comfy.addresses import parse, resolve
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import BadRequest, JobCancelled, JobRequest, JobTimeout, PennyreelError
@@ -292,3 +293,25 @@ def test_a_claim_whose_answer_was_lost_is_still_ones_own(
     with pytest.raises(PennyreelError) as caught:
         claim(store, "results/", "attempt-1", **limits)
     assert caught.value.code == "unknown_outcome"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "hint"),
+    [
+        (301, "PermanentRedirect", "BUCKET_REGION"),
+        (400, "AuthorizationHeaderMalformed", "BUCKET_REGION"),
+        (400, "ExpiredToken", "do not expire"),
+    ],
+)
+def test_what_another_attempt_cannot_mend_is_said_with_what_can(
+    status: int, code: str, hint: str, open_store: Opener
+) -> None:
+    with Gateway() as store:
+        text = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        store.add(lambda method, *_: method == "PUT", "answer", status=status, body=text, times=9)
+        store.add(lambda *_: True, "answer", status=404, times=9)  # botocore asks for the region
+        with pytest.raises(PennyreelError) as caught:
+            open_store(store.url).put("a", b"a", "text/plain")
+    assert caught.value.code == "storage_failed"
+    assert not caught.value.retryable
+    assert hint in caught.value.hint

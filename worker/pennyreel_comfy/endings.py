@@ -8,13 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
 
 from pennyreel_comfy.diagnose import diagnose
 from pennyreel_contract import Code, PennyreelError, error
 
 log = logging.getLogger(__name__)
+
+HALF_LINE = 4096
+"""Bytes kept of each end of a line: whoever writes graphs decides what nodes print."""
 
 
 def end(child: subprocess.Popen[bytes], limit_s: float) -> None:
@@ -44,6 +47,18 @@ def manner(returncode: int | None) -> str:
         with contextlib.suppress(ValueError):
             return f"signal {signal.Signals(-returncode).name}"
     return f"exit code {returncode}"
+
+
+def lines(output: IO[bytes]) -> Iterator[str]:
+    """Yield the lines of an output; of one that is very long, or never ends, both of its ends.
+
+    Its end counts, too: a progress bar's states come in one line, and the last one is the latest.
+    """
+    while piece := output.readline(2 * HALF_LINE):
+        line = piece
+        while not piece.endswith(b"\n") and (piece := output.readline(HALF_LINE)):
+            line = line[:HALF_LINE] + (line[HALF_LINE:] + piece)[-HALF_LINE:]
+        yield line.decode("utf-8", "replace").rstrip()
 
 
 def failure(

@@ -24,7 +24,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pennyreel_comfy.endings import end, failure, kill_group, manner, tell
+from pennyreel_comfy.endings import end, failure, kill_group, lines, manner, tell
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import Code, PennyreelError, error
@@ -304,8 +304,7 @@ class ComfyProcess:
         if child.stdout is None:  # pragma: no cover - always a pipe
             return
         with child.stdout as output:
-            for raw in output:
-                line = raw.decode("utf-8", "replace").rstrip()
+            for line in lines(output):
                 with self._changed:
                     self._tail.append(self._clean(line))
                 if self._on_line is not None:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pennyreel_comfy.addresses import parse, resolve
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -27,7 +27,7 @@ from pennyreel_contract import (
 from pennyreel_worker import delivery, results
 from pennyreel_worker.buckets import Bucket, make_bucket
 from pennyreel_worker.comfy import Comfy
-from pennyreel_worker.execution import unrepeatable
+from pennyreel_worker.execution import CRASHES, unrepeatable
 from pennyreel_worker.gate import Gate
 from pennyreel_worker.gpu import GpuMemory
 from pennyreel_worker.info import describe
@@ -46,8 +46,17 @@ STOP_S = 15.0
 MAX_KEY = 1024
 """Characters of a key that a job brings."""
 
+OVERDUE_S = 30.0
+"""How long after its deadline a job may take to leave its thread. What takes longer is a call that
+nothing ends, such as a read from a network volume that hangs."""
+
+HOPELESS_CRASHES = 3
+"""Jobs that may end with a crash or a hang in a row: then another machine should be tried."""
+
 STORES = 4
 """Clients kept for buckets that jobs bring themselves."""
+
+_FOREVER_S = 1e9
 
 T = TypeVar("T")
 PostProgress = Callable[[dict[str, Any], dict[str, Any]], Awaitable[None]]
@@ -89,6 +98,7 @@ class Worker:
         self._live: set[Job] = set()
         self._gate = Gate()
         self._giving_up = False
+        self._crashes = 0
         self._post = post
         self._store = Store(settings.bucket) if settings.bucket else None
         self._stores: dict[Bucket, Store] = {}
@@ -187,6 +197,11 @@ class Worker:
             log.warning("given up: the worker has to stop", extra={"job": job.job_id})
             job.cancel.cancel()
 
+    def abandoned(self, job_id: str) -> PennyreelError:
+        """Return the error of a job that is left behind because the worker has to stop."""
+        job = next((job for job in list(self._live) if job.job_id == job_id), None)
+        return too_late() if job is None else _given_up(job)
+
     def settle(self) -> None:
         """Wait until nothing is left of the jobs that were answered. Blocking."""
         wait(list(self._cleaning.values()), timeout=STOP_S)
@@ -248,17 +263,26 @@ class Worker:
         if self._giving_up:
             job.cancel.cancel()
         try:
-            return await self._in(job, lambda: job.run(self._upload))
+            result = await self._in(job, lambda: job.run(self._upload))
+            self._crashes = 0
+            return result
         except PennyreelError as problem:
             if problem.code == Code.DISK_FULL.value:  # is it full of this job, or without it?
                 await asyncio.get_running_loop().run_in_executor(self._side, self._make_room, job)
             if self._giving_up and job.cancel.cancelled:
                 raise _given_up(job) from None
-            if self.comfy.hopeless:
-                self.breaks("ComfyUI does not start")
+            self._judge(problem)
             raise unrepeatable(problem) if job.charged else problem from None
         finally:
             self._live.discard(job)
+
+    def _judge(self, problem: PennyreelError) -> None:
+        """See whether a job's end shows that no job can end well here."""
+        if self.comfy.hopeless:
+            self.breaks("ComfyUI does not start")
+        self._crashes += problem.code in CRASHES
+        if self._crashes >= HOPELESS_CRASHES:
+            self.breaks("ComfyUI crashes or hangs in job after job")
 
     def _clean(self, job: Job, secrets: Iterable[str | None]) -> None:
         """Remove what is left of a job, while its answer is on its way to the platform."""
@@ -302,7 +326,8 @@ class Worker:
         # Of a cancelled job nobody asks how it ended.
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
         try:
-            return await asyncio.shield(future)
+            await asyncio.wait({future}, timeout=self._patience_s(job))
+            return future.result() if future.done() else self._overdue(job)
         except asyncio.CancelledError:
             job.cancel.cancel()
             inner.cancel()  # if it has not begun, it never does
@@ -314,6 +339,15 @@ class Worker:
                 log.error("a cancelled job does not end", extra={"job": job.job_id})
                 self.breaks("a cancelled job does not end")
             raise
+
+    @staticmethod
+    def _patience_s(job: Job) -> float:
+        return job.deadline.left(_FOREVER_S) + OVERDUE_S
+
+    def _overdue(self, job: Job) -> NoReturn:
+        job.cancel.cancel()
+        self.breaks("a job does not end at its deadline")
+        raise job.deadline.error("a job that hangs")
 
     def _store_of(self, platform_job: Mapping[str, Any]) -> Store | None:
         """Return the job's own bucket (the platform's s3Config), else the operator's."""

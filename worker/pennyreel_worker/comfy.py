@@ -45,6 +45,12 @@ PREVIEW_PX = "256"
 _UNUSABLE = {Kind.GPU_UNSUPPORTED, Kind.DRIVER_TOO_OLD}
 """torch only warns of these: ComfyUI starts, and then each job fails in the depths of CUDA."""
 
+_MODES = frozenset({"--gpu-only", "--highvram", "--normalvram", "--lowvram", "--novram", "--cpu"})
+"""ComfyUI's ways to use the GPU's memory: it starts with one of them at most."""
+
+_SMALL = "--lowvram"
+_NO_LARGER = {_SMALL, "--novram", "--cpu"}
+
 _PYTHON = re.compile(r"python[0-9.]*(\.exe)?")
 
 
@@ -210,8 +216,11 @@ class Comfy:
 
     def can_shrink(self) -> bool:
         """Whether there is a mode that needs less memory than the present one."""
+        given = {*self._settings.comfy_options, *(self._settings.comfy_command or ())}
+        if self._small or given & _NO_LARGER:
+            return False
         gpu = self.gpu()
-        return not self._small and gpu is not None and gpu.type not in {"", "cpu"}
+        return gpu is not None and gpu.type not in {"", "cpu"}
 
     def shrink(self, kind: str) -> None:
         """Have jobs of this kind run in the low-memory mode from now on."""
@@ -281,9 +290,10 @@ class Comfy:
     def stop(self) -> None:
         """End the child and remove the folders."""
         with self._lock:
+            stuck = self._stuck
             if self._session is not None:
                 self._session.close()
-        self.process.stop()
+        self.process.stop(kill=stuck)  # it would not hear that it is asked
         shutil.rmtree(self._work, ignore_errors=True)
 
     def _command(self, port: int) -> Sequence[str]:
@@ -296,17 +306,21 @@ class Comfy:
             *self.models.options(),
         )
         options += self._settings.comfy_options
-        if self._small:
-            options += ("--lowvram",)
         if self._settings.previews:
             options += ("--preview-method", "auto", "--preview-size", PREVIEW_PX)
         if self._settings.comfy_log_level:
             options += ("--verbose", self._settings.comfy_log_level)
         if self._installation is not None:
             argv = self._installation.command(port, extra=options)
-            return [argv[0], str(CHILD), *argv[1:]]
+            return self._in_mode([argv[0], str(CHILD), *argv[1:]])
         command = [part.replace("{port}", str(port)) for part in self._settings.comfy_command or ()]
-        return [*_tied(command), *options, "--port", str(port)]
+        return self._in_mode([*_tied(command), *options, "--port", str(port)])
+
+    def _in_mode(self, command: list[str]) -> list[str]:
+        """Have the low-memory mode in the place of the operator's, where it is wanted."""
+        if not self._small:
+            return command
+        return [part for part in command if part not in _MODES] + [_SMALL]
 
     def _connect(self) -> Session:
         url = self.process.url

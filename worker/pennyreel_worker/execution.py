@@ -14,13 +14,15 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pennyreel_comfy.alarms import alarms
 from pennyreel_comfy.diagnose import Kind
 from pennyreel_comfy.events import Event, Succeeded
 from pennyreel_comfy.session import CALL_S, Run, Session
+from pennyreel_comfy.sessions import within
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
     Code,
@@ -36,8 +38,9 @@ from pennyreel_worker.gate import Turn
 
 log = logging.getLogger(__name__)
 
-_RESTARTED = {Code.COMFY_CRASHED.value, Code.STALLED.value}
-"""Of a poisoned CUDA context, too: it is told as a crash, and ComfyUI has to end for it."""
+CRASHES = {Code.COMFY_CRASHED.value, Code.STALLED.value}
+"""How jobs end by ComfyUI's fault. Of a poisoned CUDA context, too: it is told as a crash, and
+ComfyUI has to end for it."""
 
 _WORTH_S = 1.0
 """With less time left than this, or than the failed run took, another run is not begun."""
@@ -144,12 +147,13 @@ class Execution:
         former, self.sent = self.sent, True
         self.prompts.append(str(uuid.uuid4()))
         try:
-            return session.submit(
-                self.graph,
-                prompt_id=self.prompts[-1],
-                extra_data={"api_key_comfy_org": self.api_key} if self.api_key else None,
-                listener=listen,
-            )
+            with _almost_within(self.deadline, self.cancel):
+                return session.submit(
+                    self.graph,
+                    prompt_id=self.prompts[-1],
+                    extra_data={"api_key_comfy_org": self.api_key} if self.api_key else None,
+                    listener=listen,
+                )
         except Unavailable as problem:
             self.sent = former
             raise _NeverSentError(self._stopped_answering(str(problem))) from None
@@ -170,7 +174,7 @@ class Execution:
         except Unavailable as problem:
             raise self._stopped_answering(str(problem)) from None
         except PennyreelError as problem:
-            if problem.code in _RESTARTED:
+            if problem.code in CRASHES:
                 self.comfy.condemn(str(problem), session)  # if it lives, it is of no use
             raise
 
@@ -189,7 +193,7 @@ class Execution:
         wanted = _FREE if problem.code == Code.OUT_OF_MEMORY.value else None
         if problem.code == Code.OUTPUT_MISSING.value:
             wanted = _RESEND
-        if problem.code in _RESTARTED or problem.info.detail.get("cause") == Kind.OUT_OF_RAM.value:
+        if problem.code in CRASHES or problem.info.detail.get("cause") == Kind.OUT_OF_RAM.value:
             wanted = _RESTART  # less memory on the GPU would mean more of the machine's
         if wanted == _FREE and _FREE in tried:
             wanted = _SMALLER if self.comfy.can_shrink() else None
@@ -218,6 +222,26 @@ class _NeverSentError(Exception):
     def __init__(self, problem: PennyreelError) -> None:
         super().__init__(str(problem))
         self.problem = problem
+
+
+@contextlib.contextmanager
+def _almost_within(deadline: Deadline, cancel: CancelToken) -> Iterator[None]:
+    """Let no call to ComfyUI outlast the job by more than `CALL_S`.
+
+    Not cut at once: a server that is well answers by then, and can be told to stop the job. Of one
+    that is cut, nobody knows whether it runs the graph, and it has to be replaced.
+    """
+    late = CancelToken()
+
+    def begin() -> None:
+        alarms.after(CALL_S, late.cancel)
+
+    cancel.on_cancel(begin)
+    try:
+        with within(Deadline(deadline.left() + CALL_S), late):
+            yield
+    finally:
+        cancel.forget(begin)
 
 
 def _still_there(session: Session, run: Run) -> bool:

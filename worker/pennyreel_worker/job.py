@@ -19,6 +19,7 @@ from pennyreel_comfy.events import Event, Succeeded
 from pennyreel_comfy.models import Ensured, rename_models
 from pennyreel_comfy.models import Progress as ModelProgress
 from pennyreel_comfy.outputs import OutputFile, collect, locate
+from pennyreel_comfy.sessions import within
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import (
     Artifact,
@@ -151,7 +152,8 @@ class Job:
         examined = self._examination = Examination(
             self.comfy, self.settings, graph, set(said), self._models, brought, attempt
         )
-        examined.make()
+        with within(self.deadline, self.cancel):
+            examined.make()
         self.warnings += examined.warnings
         graph = self._fetch_models(graph)
         if request.seed is not None:
@@ -211,7 +213,8 @@ class Job:
         """Return the graph's execution, when nothing is left that could forbid it."""
         if self._examination and not self._examination.complete:
             self.comfy.ready(self.deadline, self.cancel, kind=self._kind)
-            self._examination.repeat()
+            with within(self.deadline, self.cancel):
+                self._examination.repeat()
         if self.paid and self.store is not None:
             claim(
                 self.store,

@@ -43,6 +43,9 @@ POST_S = 60.0
 GIVE_UP_POST_S = 300.0
 """How long a result is posted again and again: it is paid for."""
 
+CUT_OFF_POST_S = 5.0
+"""The same, of a job that did not end when the worker had to: the platform is about to kill us."""
+
 STOP_MEMORY_S = 5.0
 """How long a stop is remembered that came before its job, and a job that is over: a retried job
 keeps its id."""
@@ -79,7 +82,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         self._changed = asyncio.Event()
         self._stopped: dict[str, float] = {}
         self._over: dict[str, float] = {}
-        self._handling = 0
+        self._handling: set[str] = set()
         self._signals = 0
         self._refresh = False
         self._deaf = False
@@ -102,6 +105,9 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
             try:
                 await self._take(session)
                 await self._drain()
+                await self._cut_off(session)
+                if self._refresh:
+                    await self._until(lambda: self._signals > 0, REFRESH_S)
             finally:
                 self._deaf = True
                 stops.cancel()
@@ -228,11 +234,11 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
 
     async def handle_job(self, session: aiohttp.ClientSession, job: dict[str, Any]) -> None:
         """Run one job through the SDK's own `run_job`, and post what comes of it."""
-        self._handling += 1
+        self._handling.add(str(job["id"]))
         try:
             result = await rp_job.run_job(self.config["handler"], job)
         finally:
-            self._handling -= 1
+            self._handling.discard(str(job["id"]))
         if result.pop("stopPod", False):
             self._refresh = True
             self._leaving.set()
@@ -313,11 +319,20 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc] # the SDK has no types
         if self.jobs_tasks:
             self.worker.give_up()
             await self._until(lambda: not self.jobs_tasks, STOP_S + LATE_S)
+
+    async def _cut_off(self, session: aiohttp.ClientSession) -> None:
+        """Answer the jobs that did not even end when they were given up."""
+        answers = []
         for job_id, task in list(self.jobs_tasks.items()):
             log.error("cut off: there is no more time", extra={"job": job_id})
+            if job_id in self._handling:  # else it has an answer, which is on its way
+                problem = self.worker.abandoned(job_id)
+                answers.append(
+                    self._post(session, {"error": problem.info.encode()}, {"id": job_id})
+                )
             task.cancel()
-        if self._refresh:
-            await self._until(lambda: self._signals > 0, REFRESH_S)
+        if answers:
+            await asyncio.wait([asyncio.ensure_future(a) for a in answers], timeout=CUT_OFF_POST_S)
 
     async def _until(self, done: Callable[[], bool], seconds: float | None = None) -> None:
         limit = None if seconds is None else time.monotonic() + seconds

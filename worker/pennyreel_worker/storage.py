@@ -56,12 +56,20 @@ _HINTS = {
     "InvalidAccessKeyId": "Correct BUCKET_ACCESS_KEY_ID.",
     "SignatureDoesNotMatch": "Correct BUCKET_SECRET_ACCESS_KEY.",
     "AccessDenied": "Give the key the rights to read and write in this bucket.",
+    "ExpiredToken": "Set keys that do not expire while the worker lives.",
+    "InvalidToken": "Set keys of the endpoint's own, without a session token.",
+    "PermanentRedirect": "The bucket is in another region: set BUCKET_REGION.",
+    "AuthorizationHeaderMalformed": "The bucket is in another region: set BUCKET_REGION.",
+    "RequestTimeTooSkewed": "The machine's clock is wrong: another worker may have a right one.",
     "EndpointConnectionError": "Check BUCKET_ENDPOINT_URL and the network.",
 }
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 # UNVERIFIED which stores say so: S3, R2 and MinIO know If-None-Match.
 _UNCONDITIONAL = {"NotImplemented", "InvalidArgument", "InvalidRequest", "501"}
-_FINAL = {"NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"}
+_FINAL = {
+    *("NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"),
+    *("ExpiredToken", "InvalidToken", "PermanentRedirect", "AuthorizationHeaderMalformed"),
+}
 
 T = TypeVar("T")
 
