@@ -26,6 +26,9 @@ from pennyreel_contract.result import NodeTiming
 
 # Where a graph's time goes, roughly: a sampler's steps dwarf the nodes around them.
 _WEIGHTS = (("Sampler", 20.0), ("VAEDecode", 4.0), ("Video", 4.0), ("Loader", 3.0))
+_LEAST_S = 0.001
+"""Of a node that took no time in former runs, or did not run."""
+
 _MIN_ELAPSED_S = 1.0
 _MIN_FRACTION = 0.05
 
@@ -56,7 +59,8 @@ class Tracker:
     """Feed it a job's events; it answers with the position after each that moved it.
 
     `expected_s` is what the graph is known to take from former runs. Its share of the estimate
-    falls as the job itself shows how fast it is. `remaining_s` may be asked from any thread.
+    falls as the job itself shows how fast it is. `node_s` is what each of its nodes took: without
+    it their shares are guessed by their classes. `remaining_s` may be asked from any thread.
     """
 
     def __init__(
@@ -64,11 +68,14 @@ class Tracker:
         graph: Mapping[str, Any],
         *,
         expected_s: float | None = None,
+        node_s: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Weigh the graph's nodes."""
         self._classes = {n: str(v.get("class_type", "")) for n, v in graph.items()}
         self._weights = {n: _weight(c) for n, c in self._classes.items()}
+        if node_s:
+            self._weights = {n: max(_LEAST_S, node_s.get(n, 0.0)) for n in self._classes}
         self._total = sum(self._weights.values()) or 1.0
         self._expected_s = expected_s
         self._done: dict[str, float] = {}

@@ -138,12 +138,13 @@ class Listener:
         *,
         previews: bool = False,
         expected_s: float | None = None,
+        node_s: Mapping[str, float] | None = None,
         deliver_s: float = 0.0,
     ) -> None:
         """See `listener`."""
         self._reporter = reporter
         self._classes = {n: str(v.get("class_type", "")) for n, v in graph.items()}
-        self._tracker = Tracker(graph, expected_s=expected_s)
+        self._tracker = Tracker(graph, expected_s=expected_s, node_s=node_s)
         self._clock = NodeClock(graph)
         self._previews = previews
         self._deliver_s = deliver_s
@@ -202,6 +203,7 @@ def listener(
     *,
     previews: bool,
     expected_s: float | None = None,
+    node_s: Mapping[str, float] | None = None,
     deliver_s: float = 0.0,
 ) -> Listener:
     """Return what turns a session's events into progress of the whole job.
@@ -211,10 +213,18 @@ def listener(
         graph: as submitted.
         previews: whether thumbnails were asked for.
         expected_s: seconds on the GPU, as former jobs of this kind took.
+        node_s: seconds of each of their nodes.
         deliver_s: seconds that delivery takes afterwards; the ETA told is of the whole job.
 
     """
-    return Listener(reporter, graph, previews=previews, expected_s=expected_s, deliver_s=deliver_s)
+    return Listener(
+        reporter,
+        graph,
+        previews=previews,
+        expected_s=expected_s,
+        node_s=node_s,
+        deliver_s=deliver_s,
+    )
 
 
 def _data_uri(image: Image) -> str:
