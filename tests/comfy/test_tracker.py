@@ -254,6 +254,24 @@ def test_a_run_that_is_slower_than_former_ones_is_believed_more_the_further_it_i
     assert late.eta_s == 2.0  # both agree now
 
 
+def test_nodes_weigh_what_they_took_in_former_runs() -> None:
+    """By their classes alone, both would be half of the job to the very end of the first."""
+    graph = {"1": {"class_type": "A"}, "2": {"class_type": "B"}, "3": {"class_type": "Loader"}}
+    clock = Clock()
+    took = {"1": 9.5, "2": 0.5, "3": 20.0}
+    tracker = Tracker(graph, expected_s=10.0, node_s=took, clock=clock)
+    tracker.feed(Started("p"))
+    tracker.feed(Cached("p", ("3",)))
+    for step in range(1, 20):
+        clock.now += 0.5
+        tracker.feed(NodeSteps("p", "1", step, 19))
+        assert tracker.remaining_s() == pytest.approx(10.0 - 0.5 * step, abs=0.11)
+    unknown = Tracker(graph, node_s={"1": 1.0}, clock=clock)
+    found = unknown.feed(NodeStates("p", {"2": (1.0, 1.0, "finished")}))
+    assert found is not None
+    assert 0 < found.fraction < 0.01
+
+
 def test_a_job_that_outlasts_its_estimate_by_far_is_unknown_again() -> None:
     clock = Clock()
     tracker = Tracker(GRAPH, expected_s=10.0, clock=clock)

@@ -170,7 +170,7 @@ class S3:
 
 class Files(ThreadingHTTPServer):
     """A server of input files: /big?bytes=N, /redirect?to=URL, /slow, /slow?trickle=1,
-    /short, /<anything>."""
+    /late?seconds=S, /short, /<anything>."""
 
     daemon_threads = True
 
@@ -212,6 +212,10 @@ class _Files(BaseHTTPRequestHandler):
             self.server.slow.set()
             while not self.server.go_on.wait(0.05):
                 self.wfile.write(piece)
+        elif parts.path == "/late":
+            self.server.go_on.wait(float(query["seconds"]))
+            self._head(200, 4)
+            self.wfile.write(b"late")
         elif parts.path == "/short":
             self._head(200, 100)
             self.wfile.write(b"x")

@@ -235,6 +235,28 @@ def test_a_job_whose_input_does_not_come_keeps_the_gpu_from_no_other_that_waits(
     assert client.post(f"cancel/{slow}")["status"] == "CANCELLED"
 
 
+def test_the_next_jobs_inputs_come_in_while_a_job_is_on_the_gpu(
+    session: requests.Session, start: Callable[..., ByHand], files: Files
+) -> None:
+    """Their sampler is not the last node, nor alone: what each took before tells the end."""
+    graph = {"1": node("FakeSleep", seconds=2), **{str(n): SAVE["9"] for n in range(2, 6)}}
+    inputs = [{"name": "a.png", "url": f"{files.url}/late?seconds=0.5"}]
+    events: list[Event] = []
+    config = PlatformConfig(endpoints={"byhand": EndpointConfig()})
+    with RunPodPlatform(config, on_event=events.append) as platform:
+        client = Client(platform, "byhand", session)
+        jobs = [client.run(request(graph, inputs=inputs)) for _ in range(4)]
+        worker = start(platform, PENNYREEL_ALLOW_HOSTS=files.host)
+        assert [client.ended(job)["status"] for job in jobs] == ["COMPLETED"] * 4
+        worker.process.kill()
+        worker.process.wait()
+    taken = {event.job_id: event.at for event in events if isinstance(event, JobTaken)}
+    ended = {event.job_id: event.at for event in events if isinstance(event, JobFinished)}
+    # The first of a kind is of unknown length.
+    assert ended[jobs[2]] - taken[jobs[3]] > 0.3
+    assert ended[jobs[2]] - taken[jobs[3]] < 2.0, "and idle workers get it first"
+
+
 class ByHand:
     """A worker that the tests start, and end as they like."""
 
@@ -268,8 +290,8 @@ class ByHand:
 def start(platform: RunPodPlatform, tmp_path: Path) -> Iterator[Callable[..., ByHand]]:
     made: list[ByHand] = []
 
-    def begin(**env: str) -> ByHand:
-        made.append(ByHand(platform, tmp_path, **env))
+    def begin(at: RunPodPlatform = platform, **env: str) -> ByHand:
+        made.append(ByHand(at, tmp_path, **env))
         return made[-1]
 
     yield begin

@@ -10,7 +10,7 @@ from fakes.waits import eventually
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import JobCancelled, JobTimeout
 from pennyreel_worker.gate import Gate
-from pennyreel_worker.pacing import FIRST_LEAD_S, SLOW_S, Durations, Pace, kind_of
+from pennyreel_worker.pacing import FIRST_LEAD_S, SLOW_S, Durations, Pace, kind_of, shape_of
 
 
 class Clock:
@@ -159,6 +159,29 @@ def test_a_job_is_as_long_as_its_kind_was() -> None:
     for n in range(300):
         durations.learn(str(n), 1.0)
     assert durations.expected("k") is None  # it was the oldest
+
+
+def test_a_node_takes_what_it_took_when_it_last_ran() -> None:
+    durations = Durations()
+    assert durations.nodes("k", "shape") == {}
+    durations.learn_nodes("shape", {"sampler": 3.0})
+    assert durations.nodes("k", "shape") == {"sampler": 3.0}
+    durations.learn_nodes("k", {"loader": 20.0, "sampler": 10.0})
+    durations.learn_nodes("k", {"sampler": 9.0})  # the loader was cached
+    assert durations.nodes("k", "shape") == {"loader": 20.0, "sampler": 9.0}
+    for n in range(300):
+        durations.learn_nodes(str(n), {"n": 1.0})
+    assert durations.nodes("k", "shape") == {}
+
+
+def test_a_graphs_shape_is_its_nodes_and_links_whatever_their_values() -> None:
+    def shape(source: str = "2", **inputs: object) -> str:
+        node = {"class_type": "KSampler", "inputs": {"model": [source, 0], **inputs}}
+        return shape_of({"1": node})
+
+    assert shape(steps=20, cfg=1.0) == shape(steps=50, width=3)
+    assert shape("2") != shape("3")
+    assert shape_of({"1": {"class_type": "A"}}) != shape_of({"1": {"class_type": "B"}})
 
 
 def test_prose_and_seeds_do_not_make_another_kind_and_sizes_do() -> None:

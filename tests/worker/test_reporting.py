@@ -13,7 +13,7 @@ import pytest
 
 from pennyreel_comfy.events import Executing, Image, NodeSteps, Started
 from pennyreel_contract import Progress, parse_progress
-from pennyreel_worker.reporting import Reporter, listener
+from pennyreel_worker.reporting import Listener, Reporter
 from worker.support import play
 
 GRAPH = {"1": {"class_type": "KSampler", "inputs": {}}}
@@ -203,7 +203,7 @@ class Heard(Reporter):
 
 def test_events_become_progress_of_the_whole_job() -> None:
     reporter = Heard()
-    listen = listener(reporter, GRAPH, previews=True)
+    listen = Listener(reporter, GRAPH, previews=True)
     listen(Started("p"))
     listen(Executing("p", "1"))
     listen(Image("image/jpeg", b"jpeg", "p", "1"))
@@ -219,7 +219,7 @@ def test_events_become_progress_of_the_whole_job() -> None:
 def test_previews_are_sent_on_request_and_when_small() -> None:
     for previews, size in ((False, 10), (True, 300_000)):
         reporter = Heard()
-        listen = listener(reporter, GRAPH, previews=previews)
+        listen = Listener(reporter, GRAPH, previews=previews)
         listen(Image("image/jpeg", bytes(size), "p", "1"))
         listen(NodeSteps("p", "1", 5, 10))
         assert reporter.offered[-1].preview is None
@@ -232,12 +232,12 @@ def test_thumbnails_are_few_of_known_formats_and_no_results() -> None:
         Image("image/png", b"a result", "p", "9"),
     ):
         reporter = Heard()
-        listen = listener(reporter, graph, previews=True)
+        listen = Listener(reporter, graph, previews=True)
         listen(image)
         listen(NodeSteps("p", "1", 5, 10))
         assert reporter.offered[-1].preview is None
     reporter = Heard()
-    listen = listener(reporter, graph, previews=True)
+    listen = Listener(reporter, graph, previews=True)
     for step in range(10):
         listen(Image("image/jpeg", b"jpeg", "p", "1"))
         listen(NodeSteps("p", "1", step, 10))
@@ -246,7 +246,7 @@ def test_thumbnails_are_few_of_known_formats_and_no_results() -> None:
 
 def test_the_listener_tells_when_the_gpu_is_free_and_the_client_when_the_job_is_done() -> None:
     reporter = Heard()
-    listen = listener(reporter, GRAPH, previews=False, expected_s=100.0, deliver_s=20.0)
+    listen = Listener(reporter, GRAPH, previews=False, expected_s=100.0, deliver_s=20.0)
     assert listen.remaining_s() == 100.0
     listen(Started("p"))
     listen(Executing("p", "1"))

@@ -25,6 +25,9 @@ from pennyreel_comfy.events import (
 from pennyreel_comfy.weights import weights
 from pennyreel_contract.result import NodeTiming
 
+_LEAST_S = 0.001
+"""Of a node that took no time in former runs, or did not run."""
+
 _MIN_ELAPSED_S = 1.0
 _MIN_FRACTION = 0.05
 
@@ -55,7 +58,9 @@ class Tracker:
     """Feed it a job's events; it answers with the position after each that moved it.
 
     `expected_s` is what the graph is known to take from former runs. Its share of the estimate
-    falls as the job itself shows how fast it is. `remaining_s` may be asked from any thread.
+    falls as the job itself shows how fast it is. `node_s` is what each of its nodes took: without
+    it their shares are guessed by their classes and steps. `remaining_s` may be asked from any
+    thread.
 
     What a node expands into while it runs is told as that node, whose length then nobody knows; nor
     does anybody of one that goes through a list. Such a node moves the fraction, and has no ETA of
@@ -68,11 +73,14 @@ class Tracker:
         *,
         runs: Collection[str] | None = None,
         expected_s: float | None = None,
+        node_s: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Weigh the graph's nodes; `runs`: those that an output needs, where that is known."""
         self._classes = {n: str(v.get("class_type", "")) for n, v in graph.items()}
         self._weights = weights(graph, runs)
+        if node_s:
+            self._weights = {n: max(_LEAST_S, node_s.get(n, 0.0)) for n in self._classes}
         self._total = sum(self._weights.values()) or 1.0
         self._expected_s = expected_s
         self._done: dict[str, float] = {}

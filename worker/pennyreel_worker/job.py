@@ -39,8 +39,8 @@ from pennyreel_worker.examination import Examination, check_wanted
 from pennyreel_worker.execution import Executed, Execution
 from pennyreel_worker.gate import Gate
 from pennyreel_worker.gpu import GpuMemory, cost_microusd
-from pennyreel_worker.pacing import Durations, Pace, kind_of
-from pennyreel_worker.reporting import DELIVERED, EXECUTED, PREPARED, Listener, Reporter, listener
+from pennyreel_worker.pacing import Durations, Pace, kind_of, shape_of
+from pennyreel_worker.reporting import DELIVERED, EXECUTED, PREPARED, Listener, Reporter
 from pennyreel_worker.settings import Settings
 from pennyreel_worker.storage import Store
 from pennyreel_worker.whose import on_gpu
@@ -103,7 +103,7 @@ class Job:
         self._began = time.monotonic()
         self._graph: dict[str, Any] = {}
         self._runs: set[str] | None = None
-        self._kind = ""
+        self._kind = self._shape = ""
         self._ensured: Ensured | None = None
         self.stage = Stage.PREPARING
         self._examination: Examination | None = None
@@ -146,7 +146,7 @@ class Job:
         request, attempt = self.request, self.request.attempt_id
         graph = self._resolve()
         check_wanted(graph, request.outputs.nodes)
-        self._kind = kind_of(graph)
+        self._kind, self._shape = kind_of(graph), shape_of(graph)
         said = self.names or {item.name: item.name for item in request.inputs}
         brought = {m.name for m in request.models if m.url is not None}
         examined = self._examination = Examination(
@@ -186,12 +186,13 @@ class Job:
             self.timings["queue"] = began - waiting
             self._at(Stage.EXECUTING)
             self.reporter.stage("executing", PREPARED)
-            told = self._told = listener(
+            told = self._told = Listener(
                 self.reporter,
                 self._graph,
                 previews=self.request.preview,
                 runs=self._runs,
                 expected_s=self.durations.expected(self._kind),
+                node_s=self.durations.nodes(self._kind, self._shape),
                 deliver_s=self.durations.expected(f"deliver {self._kind}") or 0.0,
             )
             self.pace.running(self.job_id, told.remaining_s)
@@ -205,6 +206,9 @@ class Job:
         self._peak = peak.bytes
         if not executed.again:
             self.durations.learn(self._kind, time.monotonic() - began)
+            nodes = {timing.node: timing.seconds for timing in told.nodes()}
+            for name in (self._kind, self._shape):
+                self.durations.learn_nodes(name, nodes)
         self.timings["execute"] = executed.seconds
         self.warnings += executed.warnings
         return executed

@@ -33,7 +33,8 @@ SLOW_S = 5.0
 """A job that is prepared for longer than this keeps the GPU from no other that waits."""
 
 AT_ONCE_S = 0.5
-"""A poll that is answered so soon found a queue: no worker is idle."""
+"""A poll that is answered so soon found a queue: no worker is idle. UNVERIFIED of RunPod; where it
+is slower, the queue is taken for empty, and jobs are asked for later."""
 
 MEASURED = 16
 KINDS = 256
@@ -161,12 +162,21 @@ class Durations:
     def __init__(self) -> None:
         """Know nothing."""
         self._seconds: OrderedDict[str, float] = OrderedDict()
+        self._nodes: OrderedDict[str, dict[str, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def expected(self, kind: str) -> float | None:
         """Return the seconds that a job of this kind should take, or None."""
         with self._lock:
             return self._seconds.get(kind)
+
+    def nodes(self, kind: str, shape: str = "") -> dict[str, float]:
+        """Return the seconds that each node took when it last ran; empty where nothing is known.
+
+        Where no job of this kind ran, those of the last one of its shape.
+        """
+        with self._lock:
+            return dict(self._nodes.get(kind) or self._nodes.get(shape, {}))
 
     def learn(self, kind: str, seconds: float) -> None:
         """Add one measurement."""
@@ -176,6 +186,13 @@ class Durations:
             while len(self._seconds) > KINDS:
                 self._seconds.popitem(last=False)
 
+    def learn_nodes(self, name: str, nodes: Mapping[str, float]) -> None:
+        """Add what the nodes that ran took, by kind or shape; others keep what they took before."""
+        with self._lock:
+            self._nodes[name] = {**self._nodes.pop(name, {}), **nodes}
+            while len(self._nodes) > KINDS:
+                self._nodes.popitem(last=False)
+
 
 def kind_of(graph: Mapping[str, Any]) -> str:
     """Return a digest of what decides how long a graph takes.
@@ -183,13 +200,31 @@ def kind_of(graph: Mapping[str, Any]) -> str:
     Seeds and prose differ from job to job and cost nothing; classes, links, numbers, and names of
     models, samplers and inputs count.
     """
+    return _digest(graph, _telling)
+
+
+def shape_of(graph: Mapping[str, Any]) -> str:
+    """Return a digest of a graph's nodes and links, whatever their values.
+
+    Of two such graphs one may take much longer; how its time is shared among its nodes is alike.
+    """
+    return _digest(graph, _links)
+
+
+def _digest(graph: Mapping[str, Any], part: Callable[[object], dict[str, Any]]) -> str:
     shape = {
-        node: [body.get("class_type"), _telling(body.get("inputs"))]
+        node: [body.get("class_type"), part(body.get("inputs"))]
         for node, body in graph.items()
         if isinstance(body, Mapping)
     }
     text = json.dumps(shape, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _links(inputs: object) -> dict[str, Any]:
+    if not isinstance(inputs, Mapping):
+        return {}
+    return {k: v for k, v in inputs.items() if isinstance(v, list)}
 
 
 def _telling(inputs: object) -> dict[str, Any]:

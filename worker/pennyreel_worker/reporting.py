@@ -139,12 +139,24 @@ class Listener:
         previews: bool = False,
         runs: Collection[str] | None = None,
         expected_s: float | None = None,
+        node_s: Mapping[str, float] | None = None,
         deliver_s: float = 0.0,
     ) -> None:
-        """See `listener`."""
+        """Begin with nothing heard.
+
+        Args:
+            reporter: gets the progress.
+            graph: as submitted.
+            previews: whether thumbnails were asked for.
+            runs: the nodes that will run, where that is known.
+            expected_s: seconds on the GPU, as former jobs of this kind took.
+            node_s: seconds of each of their nodes.
+            deliver_s: seconds that delivery takes afterwards; the ETA told is of the whole job.
+
+        """
         self._reporter = reporter
         self._classes = {n: str(v.get("class_type", "")) for n, v in graph.items()}
-        self._tracker = Tracker(graph, runs=runs, expected_s=expected_s)
+        self._tracker = Tracker(graph, runs=runs, expected_s=expected_s, node_s=node_s)
         self._clock = NodeClock(graph)
         self._previews = previews
         self._deliver_s = deliver_s
@@ -195,31 +207,6 @@ class Listener:
         if now - self._shown_at >= PREVIEW_S:
             self._shown_at = now
             self._preview = _data_uri(image)
-
-
-def listener(
-    reporter: Reporter,
-    graph: Mapping[str, Any],
-    *,
-    previews: bool,
-    runs: Collection[str] | None = None,
-    expected_s: float | None = None,
-    deliver_s: float = 0.0,
-) -> Listener:
-    """Return what turns a session's events into progress of the whole job.
-
-    Args:
-        reporter: gets the progress.
-        graph: as submitted.
-        previews: whether thumbnails were asked for.
-        runs: the nodes that will run, where that is known.
-        expected_s: seconds on the GPU, as former jobs of this kind took.
-        deliver_s: seconds that delivery takes afterwards; the ETA told is of the whole job.
-
-    """
-    return Listener(
-        reporter, graph, previews=previews, runs=runs, expected_s=expected_s, deliver_s=deliver_s
-    )
 
 
 def _data_uri(image: Image) -> str:
