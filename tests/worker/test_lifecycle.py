@@ -118,6 +118,7 @@ def test_a_failed_job_is_the_sdks_exit_code(tmp_path: Path) -> None:
             {"PENNYREEL_COMFYUI_COMMAND": "", "PENNYREEL_COMFYUI_ROOT": "/nonexistent"},
             "not_installed",
         ),
+        ({"PENNYREEL_WORK_DIR": "/dev/null/jobs"}, "PENNYREEL_WORK_DIR"),
     ],
 )
 def test_what_cannot_be_set_up_ends_with_1_and_a_line_that_says_why(

@@ -130,10 +130,18 @@ class Settings:
 
     def make_work_dir(self) -> Path:
         """Return the folder for this process's inputs and outputs, creating it."""
-        if self.work_dir is None:
-            return Path(tempfile.mkdtemp(prefix="pennyreel-worker-"))
-        self.work_dir.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="worker-", dir=self.work_dir))
+        try:
+            if self.work_dir is None:
+                return Path(tempfile.mkdtemp(prefix="pennyreel-worker-"))
+            self.work_dir.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix="worker-", dir=self.work_dir))
+        except OSError as problem:
+            place = self.work_dir or "the temporary folder"
+            raise error(
+                Code.NOT_CONFIGURED,
+                f"there can be no folder for jobs in {place}: {problem.strerror}",
+                hint="Set PENNYREEL_WORK_DIR to a folder that can be written to.",
+            ) from None
 
 
 def _models(read: _Reader) -> dict[str, Any]:
