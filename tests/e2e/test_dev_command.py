@@ -31,7 +31,9 @@ class Dev:
             "PENNYREEL_HOME": str(home),
             "PENNYREEL_CONFIG": os.devnull,
             "HOME": str(home),
+            "TMPDIR": str(home / "tmp"),  # one that is killed leaves its files
         }
+        (home / "tmp").mkdir(exist_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pennyreel", "dev", "--json", "--comfyui", str(root)],
             env=self.env,
