@@ -41,6 +41,12 @@ class Posts:
         return [p.percent for p in map(parse_progress, self.bodies) if p is not None]
 
 
+async def stopped(reporter: Reporter) -> None:
+    """Stop it, and wait for the post that is under way."""
+    if (posting := reporter.stop()) is not None:
+        await posting
+
+
 def test_the_newest_wins_and_nothing_falls() -> None:
     async def story() -> list[float]:
         posts = Posts(0.02)
@@ -50,7 +56,7 @@ def test_the_newest_wins_and_nothing_falls() -> None:
             await asyncio.sleep(0.015)
         while posts.percents()[-1:] != [70]:
             await asyncio.sleep(0.01)
-        await reporter.close()
+        await stopped(reporter)
         return posts.percents()
 
     percents = play(story())
@@ -68,7 +74,7 @@ def test_close_waits_for_the_post_under_way_and_lets_none_follow() -> None:
         while not posts.active:
             await asyncio.sleep(0.01)
         reporter.stage("executing", 2)
-        closing = asyncio.ensure_future(reporter.close())
+        closing = asyncio.ensure_future(stopped(reporter))
         await asyncio.sleep(0.05)  # time for what should not come
         assert not closing.done()
         posts.go_on.set()
@@ -89,7 +95,7 @@ def test_updates_are_no_more_frequent_than_the_interval() -> None:
             reporter.stage("executing", percent)
             percent += 0.01
             await asyncio.sleep(0.01)
-        await reporter.close()
+        await stopped(reporter)
         return posts.begun
 
     begun = play(story())
@@ -109,7 +115,7 @@ def test_every_stage_is_told_and_the_last_of_each(interval_s: float) -> None:
             reporter.stage(stage, percent)
         while len(posts.bodies) < 3:
             await asyncio.sleep(0.01)
-        await reporter.close()
+        await stopped(reporter)
         found = [parse_progress(body) for body in posts.bodies]
         return [(p.stage, p.percent) for p in found if p is not None]
 
@@ -141,7 +147,7 @@ def test_threads_that_report_at_once_lose_nothing_and_wake_the_loop_seldom() -> 
         woken = wakes
         while posts.percents()[-1:] != [99.9]:
             await asyncio.sleep(0.01)
-        await reporter.close()
+        await stopped(reporter)
         return posts.percents(), woken
 
     percents, wakes = play(story())
@@ -157,7 +163,7 @@ def test_a_thumbnail_is_not_lost_to_a_newer_update_without_one() -> None:
         reporter.offer(Progress(percent=2, stage="executing"))
         while not posts.bodies:
             await asyncio.sleep(0.01)
-        await reporter.close()
+        await stopped(reporter)
         found = [parse_progress(body) for body in posts.bodies]
         return [p.preview for p in found if p is not None]
 
@@ -176,7 +182,7 @@ def test_a_post_that_fails_does_not_fail_the_job() -> None:
         reporter.stage("executing", 1)
         while not refused:
             await asyncio.sleep(0.01)
-        await reporter.close()
+        await stopped(reporter)
 
     play(story())
 
@@ -184,7 +190,7 @@ def test_a_post_that_fails_does_not_fail_the_job() -> None:
 def test_other_threads_may_report_even_when_nobody_listens_any_more() -> None:
     async def begin() -> Reporter:
         reporter = Reporter(Posts(), interval_s=0.0)
-        await reporter.close()
+        await stopped(reporter)
         return reporter
 
     reporter = play(begin())

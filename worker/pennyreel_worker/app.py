@@ -256,7 +256,8 @@ class Worker:
             raise _told(problem) from None
         finally:
             self._clean(job, secrets)
-            await asyncio.shield(asyncio.ensure_future(reporter.close()))
+            if (posting := reporter.stop()) is not None:
+                await asyncio.shield(posting)
 
     async def _stages(self, job: Job) -> Result:
         self._live.add(job)

@@ -2,7 +2,7 @@
 
 The SDK's `progress_update` starts an unordered thread a call. Measured: jobs that ended at once had
 IN_PROGRESS as their last post, and on the platform such a job hangs for ever. So the updates go
-through one task, to the same URL, and `close` returns when the last one was answered.
+through one task, to the same URL, and after `stop` none is sent any more.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ class Reporter:
         with self._lock:
             if self._closed:
                 return
-            first = not self._pending
+            # Nobody listens before the task has begun; then it looks by itself.
+            first = not self._pending and self._task is not None
             self._merge(progress)
         if first:  # else it knows: to wake it for each of a sampler's events would cost more
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens
@@ -77,18 +78,20 @@ class Reporter:
         """Report that a stage begins."""
         self.offer(Progress(percent=percent, stage=stage))
 
-    async def close(self) -> None:
-        """Send nothing more; return when the post under way, if any, was answered."""
+    def stop(self) -> asyncio.Task[None] | None:
+        """Send nothing more; return what ends when the post under way, if any, was answered."""
         with self._lock:
             self._closed = True
             self._pending.clear()
         self._timer.cancel()
         self._news.set()
-        if self._task is not None:
-            await asyncio.wait({self._task})
+        return self._task
 
     def _start(self) -> None:
         self._task = self._loop.create_task(self._run())
+        with self._lock:
+            if self._pending:
+                self._news.set()
 
     def _merge(self, progress: Progress) -> None:
         self._percent = max(self._percent, progress.percent)
@@ -117,7 +120,7 @@ class Reporter:
                 self._news.set()
 
     async def _pause(self, seconds: float) -> None:
-        """Keep to the interval, ended early by `close` only."""
+        """Keep to the interval, ended early by `stop` only."""
         limit = self._loop.time() + seconds
         while not self._closed and self._loop.time() < limit:
             self._news.clear()

@@ -59,9 +59,9 @@ class Shelf:
     def names(self) -> frozenset[str]:
         """Return what is here, without the folders: `SHA256.ENDING`."""
         found: set[str] = set()
-        for folder in WEIGHT_FOLDERS:
-            with contextlib.suppress(OSError):  # most are not there
-                found.update(os.listdir(f"{self.root}/{folder}"))  # noqa: PTH208 - each job asks
+        with contextlib.suppress(OSError):
+            for folder in set(os.listdir(self.root)).intersection(WEIGHT_FOLDERS):  # noqa: PTH208 - each job asks
+                found.update(os.listdir(f"{self.root}/{folder}"))  # noqa: PTH208
         return frozenset(filter(_OURS.fullmatch, found))
 
     def make_room(self, needed: int) -> None:
