@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -151,6 +152,9 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup
     from pennyreel_worker.handler import handle  # noqa: PLC0415
 
     startup.mark(SDK)
+    # A collection writes into each object that it looks at: of those of the imports, which stay, the
+    # SDK's forked ping process would get a copy.
+    gc.freeze()
     try:
         comfy.first_ready(stop)
         startup.mark(COMFYUI)
