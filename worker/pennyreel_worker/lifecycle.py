@@ -152,8 +152,8 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup
     from pennyreel_worker.handler import handle  # noqa: PLC0415
 
     startup.mark(SDK)
-    # A collection writes into each object that it looks at: of those of the imports, which stay, the
-    # SDK's forked ping process would get a copy.
+    # A collection writes into each object that it looks at, and what the imports made stays: the
+    # SDK's forked ping process would get a copy of it.
     gc.freeze()
     try:
         comfy.first_ready(stop)
