@@ -175,10 +175,7 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup
     async def entry(job: dict[str, Any]) -> dict[str, Any]:
         return await handle(worker, job)
 
-    if settings.serve_api and "--rp_serve_api" not in sys.argv:
-        # The stock image listens on every interface. The SDK's API asks for no key, so ours stays
-        # on loopback unless the command line says otherwise (--rp_api_host).
-        sys.argv += ["--rp_serve_api"]
+    _choose_api(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # now an exception does no harm
     if stop.cancelled:
         return 0
@@ -193,6 +190,16 @@ def _serve(settings: Settings, comfy: Comfy, stop: CancelToken, startup: Startup
         worker.close()
     asyncio.run(loop.post_leftovers(late))
     return 1 if worker.broken else 0
+
+
+def _choose_api(settings: Settings) -> None:
+    """Have the SDK serve its local API where the operator wants that.
+
+    The stock image listens on every interface. The SDK's API asks for no key, so ours stays on
+    loopback unless the command line says otherwise (--rp_api_host).
+    """
+    if settings.serve_api and "--rp_serve_api" not in sys.argv:
+        sys.argv += ["--rp_serve_api"]
 
 
 def _warm_up(settings: Settings, comfy: Comfy, stop: CancelToken) -> None:

@@ -31,6 +31,7 @@ ENDPOINT = "dev"
 # What a worker may know of this machine: never the keys in the user's environment.
 _PASS = (
     "PATH",
+    "PYTHONPATH",  # a worker of the very code that runs here
     "LANG",
     "LC_ALL",
     "TMPDIR",
