@@ -48,6 +48,9 @@ ASK_S = 10.0
 """Of one call that asks how a job is: then its deadline is looked at again."""
 
 HEAR_S = 2.0
+OPEN_S = 1.0
+"""How long a websocket that is being opened anew is waited for: it may bring what is missing."""
+
 PROVE_S = 5.0
 """How long a job whose images come by websocket waits for a connection that works."""
 
@@ -371,10 +374,16 @@ class Run:
         """Wait for the end's announcement where outputs come over the websocket before it."""
         if not _by_socket(self.graph):
             return
-        limit = time.monotonic() + deadline.left(HEAR_S)
+        began = time.monotonic()
+        limit = began + deadline.left(HEAR_S)
         with self._changed:
-            while not self.ended and self._session.connected and time.monotonic() < limit:
-                self._changed.wait(limit - time.monotonic())
+            while not self.ended and (left := limit - time.monotonic()) > 0:
+                if self._session.connected:
+                    self._changed.wait(left)
+                elif time.monotonic() - began < OPEN_S:
+                    self._changed.wait(min(left, 0.05))
+                else:
+                    return
 
     def _check(self, deadline: Deadline, cancel: CancelToken) -> None:
         if self._problem is not None:
