@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from comfy.models.library import Library, safetensors, sha256
 from e2e.test_stop import Platform
 from fakes.waits import eventually
-from pennyreel.config import Settings
+from pennyreel import config
 from pennyreel.devstack import DevStack, Options
 from pennyreel_comfy.install import Installation
 from pennyreel_comfy.models import Entry
@@ -37,7 +36,6 @@ def hosts() -> Iterator[tuple[Library, Library]]:
 @pytest.fixture(scope="module")
 def platform(
     comfyui: Installation,
-    settings: Settings,
     hosts: tuple[Library, Library],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Platform]:
@@ -48,7 +46,8 @@ def platform(
     )
     mine.write_text(written(known))
     allowed["PENNYREEL_MODEL_LISTS"] = str(mine)
-    allowed |= {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+    # A home has one stack at a time, and the other tests' may be running.
+    settings = config.load({}, home=tmp_path_factory.mktemp("home"))
     options = Options(
         workers_min=1, workers_max=1, s3=False, comfyui=comfyui.layout.root, worker_env=allowed
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -72,9 +71,7 @@ def telling(
     assert tiny_model
     lines: list[str] = []
     settings = config.load({}, home=tmp_path_factory.mktemp("home"))
-    # The code under test, where it is not the one that is installed.
-    env = {**ENV, "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    options = Options(workers_min=1, comfyui=comfyui.layout.root, worker_env=env, s3=False)
+    options = Options(workers_min=1, comfyui=comfyui.layout.root, worker_env=ENV, s3=False)
     with (
         DevStack(settings, options, on_log=lambda _e, _w, line: lines.append(line)) as stack,
         Client(backend="dev", home=settings.home) as client,
