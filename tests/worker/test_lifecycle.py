@@ -86,7 +86,14 @@ def test_comfyui_starts_before_the_sdk_is_imported_and_nothing_is_left(
     assert list((tmp_path / "work").iterdir()) == []
 
 
-@pytest.mark.parametrize("end", [node("FakeCrash"), node("FakeStuck", seconds=600)])
+@pytest.mark.parametrize(
+    "end",
+    [
+        node("FakeCrash"),
+        # It is asked to end, and killed when it does not: twenty seconds.
+        pytest.param(node("FakeStuck", seconds=600), marks=pytest.mark.long),
+    ],
+)
 def test_a_comfyui_that_its_warm_up_killed_or_hangs_is_ready_again_before_a_job_is_taken(
     tmp_path: Path, end: dict[str, Any]
 ) -> None:
