@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pennyreel.errors import Code, PennyreelError, error
@@ -94,22 +95,19 @@ def start(
     with _exclusive(root):
         ours = running(root)
         if ours is not None:
-            _wait(ours, None, root, start_s)
+            try:
+                _wait(ours, None, root, start_s)
+            except _PortLostError:
+                raise _taken(urlsplit(ours.url).port or PORT) from None
             return Started(ours.url, ours.pid, False, True, time.monotonic() - began)
         if port is None and answers(url):
             return Started(url, None, True, True, time.monotonic() - began)
-        server, child = _spawn(root, _port(port), extra)
         try:
-            _write(root / "server.json", json.dumps(asdict(server)))
-            report(f"starting ComfyUI at {server.url}; log: {log_file(root)}")
-            _wait(server, child, root, start_s)
-        except BaseException:
-            _end(server)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(STOP_S)
-            with contextlib.suppress(OSError):
-                (root / "server.json").unlink(missing_ok=True)
-            raise
+            server = _serve(root, _port(port), extra, report, start_s)
+        except _PortLostError:
+            if port is not None:
+                raise _taken(port) from None
+            server = _serve(root, _any_port(), extra, report, start_s)
         return Started(server.url, server.pid, False, False, time.monotonic() - began)
 
 
@@ -162,12 +160,35 @@ def tail(root: Path, lines: int) -> list[str]:
 
 def answers(url: str) -> bool:
     """Whether a ComfyUI answers at this address."""
+    return _stats(url) is not None
+
+
+def _stats(url: str) -> dict[str, Any] | None:
     from pennyreel_comfy.http import ComfyHttp  # noqa: PLC0415 - brings requests along
 
     try:
-        ComfyHttp(url).system_stats(timeout=2.0)
+        return ComfyHttp(url).system_stats(timeout=2.0)
     except PennyreelError:
+        return None
+
+
+class _PortLostError(Exception):
+    """Another ComfyUI took the port between our look at it and our server's."""
+
+
+def _speaks(url: str, root: Path) -> bool:
+    """Whether the ComfyUI of this very installation answers.
+
+    Raises:
+        _PortLostError: another one does. Ours will end, for it cannot have the port.
+
+    """
+    stats = _stats(url)
+    if stats is None:
         return False
+    argv = (stats.get("system") or {}).get("argv")
+    if argv and Path(argv[0]).resolve() != (root / "comfy" / "main.py").resolve():
+        raise _PortLostError
     return True
 
 
@@ -202,6 +223,25 @@ def _started_windows(pid: int) -> str | None:
         check=False,
     )
     return asked.stdout.strip() or None
+
+
+def _serve(
+    root: Path, port: int, extra: Sequence[str], report: Callable[[str], None], start_s: float
+) -> Server:
+    """Start it at this port and wait until it answers; of one that does not, nothing is left."""
+    server, child = _spawn(root, port, extra)
+    try:
+        _write(root / "server.json", json.dumps(asdict(server)))
+        report(f"starting ComfyUI at {server.url}; log: {log_file(root)}")
+        _wait(server, child, root, start_s)
+    except BaseException:
+        _end(server)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_S)
+        with contextlib.suppress(OSError):
+            (root / "server.json").unlink(missing_ok=True)
+        raise
+    return server
 
 
 def _spawn(root: Path, port: int, extra: Sequence[str]) -> tuple[Server, subprocess.Popen[bytes]]:
@@ -242,7 +282,7 @@ def _detached(argv: list[str], env: dict[str, str], out: int) -> subprocess.Pope
 def _wait(server: Server, child: subprocess.Popen[bytes] | None, root: Path, limit: float) -> None:
     began = time.monotonic()
     pause = 0.05
-    while not answers(server.url):
+    while not _speaks(server.url, root):
         ended = child.poll() if child is not None else None
         if ended is not None or running(root) is None:
             how = f" (exit code {ended})" if ended is not None else ""
@@ -268,8 +308,6 @@ def _wait(server: Server, child: subprocess.Popen[bytes] | None, root: Path, lim
 
 def _port(wanted: int | None) -> int:
     """Return the wanted port, or 8188, or a free one where that is taken."""
-    from pennyreel_comfy.process import free_port  # noqa: PLC0415 - brings requests along
-
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if sys.platform != "win32":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -277,14 +315,22 @@ def _port(wanted: int | None) -> int:
             probe.bind(("127.0.0.1", PORT if wanted is None else wanted))
         except OSError:
             if wanted is not None:
-                raise error(
-                    Code.COMFY_START_FAILED,
-                    f"port {wanted} is taken",
-                    hint="Name another --port, or none.",
-                ) from None
-            return free_port()
+                raise _taken(wanted) from None
+            return _any_port()
         port: int = probe.getsockname()[1]
         return port
+
+
+def _any_port() -> int:
+    from pennyreel_comfy.process import free_port  # noqa: PLC0415 - brings requests along
+
+    return free_port()
+
+
+def _taken(port: int) -> PennyreelError:
+    return error(
+        Code.COMFY_START_FAILED, f"port {port} is taken", hint="Name another --port, or none."
+    )
 
 
 def _end(server: Server) -> None:

@@ -121,6 +121,37 @@ def test_a_taken_port_is_refused_when_it_was_asked_for(root: Path, nowhere: str)
         localcomfy.start(root, url=nowhere, port=int(theirs.url.rpartition(":")[2]))
 
 
+@pytest.fixture
+def overtaken(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeComfy]:
+    """Another ComfyUI, which takes the port just after it was found to be free."""
+    with FakeComfy() as theirs:
+        monkeypatch.setattr(localcomfy, "_port", lambda _: int(theirs.url.rpartition(":")[2]))
+        yield theirs
+
+
+def test_one_that_took_the_port_meanwhile_is_not_thought_ours(
+    root: Path, nowhere: str, overtaken: FakeComfy
+) -> None:
+    done = localcomfy.start(root, url=nowhere)
+    assert done.url != overtaken.url
+    assert not done.adopted
+    assert localcomfy.answers(done.url)
+    server = localcomfy.running(root)
+    assert server is not None
+    assert (server.url, server.pid) == (done.url, done.pid)
+    assert localcomfy.stop(root)
+    assert localcomfy.answers(overtaken.url)
+
+
+def test_one_that_took_the_port_that_was_asked_for_is_an_error(
+    root: Path, nowhere: str, overtaken: FakeComfy
+) -> None:
+    with pytest.raises(SetupNeeded, match="taken"):
+        localcomfy.start(root, url=nowhere, port=1234)
+    assert localcomfy.running(root) is None
+    assert localcomfy.answers(overtaken.url)
+
+
 def test_a_process_is_known_by_its_start() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         started = localcomfy.process_started(child.pid)

@@ -18,6 +18,7 @@ from fakes.ports import dead_port, port_for_later
 from fakes.waits import eventually
 from pennyreel_comfy import eventsocket
 from pennyreel_comfy.events import Event
+from pennyreel_comfy.eventsocket import EventSocket
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.session import Run, Session
 from pennyreel_comfy.waiting import CancelToken, Deadline
@@ -392,6 +393,49 @@ def test_images_sent_after_a_reconnect_are_not_lost() -> None:
         assert not run.images_lost
 
 
+async def _anew(fake: FakeComfy, prompt: Prompt, former: Any) -> None:
+    """Return once the client has opened another websocket than this one."""
+    while fake.sockets.get(prompt.client) in (None, former):
+        await asyncio.sleep(0.001)
+
+
+def test_an_image_waits_in_a_websocket_that_is_still_being_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server has sent everything, /history has the end, and the client is not yet at it."""
+    looked, connect = threading.Event(), EventSocket._connect
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "execution_start")
+        former = fake.sockets[prompt.client]
+        await fake.drop(prompt)
+        await _anew(fake, prompt, former)
+        await play(fake, prompt)
+
+    class Looking(Session):
+        looks = 0
+
+        @property
+        def connected(self) -> bool:
+            now = super().connected
+            self.looks += not now and bool(fake.history)
+            if self.looks == 2:  # once is not waiting
+                looked.set()
+            return now
+
+    def slowly(self: EventSocket) -> None:
+        connect(self)
+        if fake.connections > 1:
+            assert looked.wait(10)
+
+    with FakeComfy(script) as fake, Looking(ComfyHttp(fake.url), poll_s=0.05) as comfy:
+        monkeypatch.setattr(EventSocket, "_connect", slowly)
+        run = comfy.submit(BY_SOCKET)
+        outcome(run)
+        assert len(run.images) == 1
+        looked.set()
+
+
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_a_message_without_end_is_dropped_and_the_job_goes_on(
     pieces: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -400,7 +444,8 @@ def test_a_message_without_end_is_dropped_and_the_job_goes_on(
 
     async def script(fake: FakeComfy, prompt: Prompt) -> None:
         await fake.send(prompt, "execution_start")
-        writer = fake.sockets[prompt.client]._writer
+        former = fake.sockets[prompt.client]
+        writer = former._writer
         assert writer is not None
         part = b"\0" * (300_000 // pieces)
         for n in range(pieces):  # binary, then its continuation; the first bit: it is the last
@@ -410,8 +455,7 @@ def test_a_message_without_end_is_dropped_and_the_job_goes_on(
             head = struct.pack("!BBQ", last | (0 if n else 2), 127, len(part))
             with contextlib.suppress(ConnectionError):
                 opened.write(head + part)
-        while fake.connections < 2:
-            await asyncio.sleep(0.001)
+        await _anew(fake, prompt, former)
         await play(fake, prompt)
 
     with FakeComfy(script) as fake, session(fake, poll_s=0.05) as comfy:

@@ -386,7 +386,10 @@ class FakeComfy:
         return web.FileResponse(path) if path.is_file() else web.Response(status=404)
 
     async def _stats(self, _: web.Request) -> web.Response:
-        system = {"comfyui_version": self.version, "pytorch_version": "none", "python_version": "3"}
+        system: dict[str, Any] = {
+            "comfyui_version": self.version, "pytorch_version": "none", "python_version": "3",
+            "argv": sys.argv,
+        }  # fmt: skip
         device = {"name": "fake", "type": self.device, "vram_total": 1 << 30}
         return web.json_response({"system": system, "devices": [device]})
 
