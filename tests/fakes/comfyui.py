@@ -11,8 +11,8 @@ FakeOutput{filename, type, key, filename_prefix} names a file of any kind, FakeT
 FakeNothing is an output node that shows nothing. LoadImage is refused where its file is missing.
 CheckpointLoaderSimple offers the files in checkpoints; as a program it offers those in `models`
 beside it, and has the classes that `custom_nodes/PACK/classes.json` named when it was started.
-FakeCrash and FakeMemory take `log`, a file to which they add a line each time, and `times`, after
-which they do well; FakePaid{log} is an API node that crashes.
+FakeError, FakeCrash and FakeMemory take `log`, a file to which they add a line each time, and
+`times`, after which they do well; FakePaid{log} is an API node that crashes.
 
 GET /fake tells what was asked of it: prompts, interrupts, requests, and the ids in /history.
 Environment, as a program: FAKE_COMFYUI_START_S delays the first answer.
@@ -468,7 +468,7 @@ async def _node(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any
     if kind == "FakeError" and inputs.get("tell"):
         told = f"401 for {prompt.extra.get('api_key_comfy_org')}"
         return ["execution_error", {**where, "exception_type": "E", "exception_message": told}]
-    if kind == "FakeError" or (kind == "FakeMemory" and _fails(inputs)):
+    if kind in {"FakeError", "FakeMemory"} and _fails(inputs):
         name = "torch.OutOfMemoryError" if kind == "FakeMemory" else "ValueError"
         return ["execution_error", {**where, "exception_type": name, "exception_message": "boom"}]
     if kind == "FakeSleep":

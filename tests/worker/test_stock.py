@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from fakes.comfyui import PNG
-from worker.support import S3, SAVE, Bench, node
+from worker.support import S3, SAVE, Bench, node, request
 
 IMAGE = base64.b64encode(b"an image").decode()
 
@@ -125,6 +126,52 @@ def test_a_failing_node(bench: Bench) -> None:
         "Workflow execution error: Node Type: FakeError, Node ID: 7, Message: boom"
     ]
     assert reply["code"] == "execution_failed"
+
+
+def test_what_was_made_before_a_node_failed_is_returned_beside_the_failure(bench: Bench) -> None:
+    graph = {"1": node("SaveImage", filename_prefix="a"), "7": node("FakeError")}
+    reply = bench.run({"workflow": graph})
+    assert [(i["filename"][:2], i["type"]) for i in reply.pop("images")] == [("a_", "base64")]
+    assert reply == {
+        "errors": ["Workflow execution error: Node Type: FakeError, Node ID: 7, Message: boom"]
+    }
+    assert bench.left() == []
+    assert bench.fake()["history"] == []
+
+
+def test_a_failed_job_s_part_is_not_the_answer_to_the_same_job_once_more(
+    s3_bench: Bench, s3: S3, tmp_path: Path
+) -> None:
+    once = node("FakeError", log=str(tmp_path / "log"), times=1)
+    graph = {"1": node("SaveImage", filename_prefix="a"), "7": once}
+    first = s3_bench.run({"workflow": graph}, "again-1")
+    assert first["errors"]
+    assert not [key for key in s3.listed() if key.startswith("results/")]
+    second = s3_bench.run({"workflow": graph}, "again-1")
+    assert "errors" not in second
+    assert second["images"]
+
+
+def test_a_part_that_cannot_be_handed_over_leaves_the_failure_itself(
+    make_bench: Callable[..., Bench],
+) -> None:
+    graph = {"1": node("FakeBig", bytes=3_000_000), "7": node("FakeError")}
+    assert make_bench().run({"workflow": graph})["images"]
+    bench = make_bench(PENNYREEL_INLINE_MAX_BYTES="100000")
+    assert bench.run({"workflow": graph})["code"] == "execution_failed"
+
+
+def test_a_key_that_a_failing_node_tells_is_not_among_the_errors(bench: Bench) -> None:
+    graph = {"1": node("SaveImage", filename_prefix="a"), "7": node("FakeError", tell=True)}
+    reply = bench.run({"workflow": graph, "comfy_org_api_key": "CANARY-123456"})
+    assert reply["images"]
+    assert "401 for" in reply["errors"][0]
+    assert "CANARY" not in json.dumps(reply)
+
+
+def test_one_of_our_requests_fails_as_a_whole(bench: Bench) -> None:
+    graph = {"1": node("SaveImage", filename_prefix="a"), "7": node("FakeError")}
+    assert bench.bad(request(graph)).code == "execution_failed"
 
 
 @pytest.mark.parametrize(

@@ -115,9 +115,20 @@ class Worker:
         platform_job: Mapping[str, Any],
         *,
         names: Mapping[str, str] | None = None,
+        partial: Callable[[PennyreelError], str] | None = None,
         api_key: str | None = None,
     ) -> Result:
-        """Run one job, or join the same attempt where it is already under way here."""
+        """Run one job, or join the same attempt where it is already under way here.
+
+        Args:
+            request: what to run.
+            platform_job: as the platform gave it.
+            names: what the graph says for each input's name (the stock dialect).
+            partial: words a failure as a warning beside what the graph made before it; None: such
+                a job fails.
+            api_key: for ComfyUI's API nodes, before the operator's own.
+
+        """
         digest, attempt_id = results.digest(request), request.attempt_id
         while True:
             if (other := self._running.get(attempt_id)) is not None:
@@ -138,7 +149,7 @@ class Worker:
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
         attempt = self._running[attempt_id] = _Attempt(digest, future)
         try:
-            result = await self._run(request, platform_job, names, api_key, attempt)
+            result = await self._run(request, platform_job, names, partial, api_key, attempt)
             future.set_result(result)
             return result
         except Exception as problem:
@@ -220,6 +231,7 @@ class Worker:
         request: JobRequest,
         platform_job: Mapping[str, Any],
         names: Mapping[str, str] | None,
+        partial: Callable[[PennyreelError], str] | None,
         api_key: str | None,
         attempt: _Attempt,
     ) -> Result:
@@ -245,6 +257,7 @@ class Worker:
             others=self._jobs,
             memory=self._memory,
             names=names,
+            partial=partial,
             api_key=api_key,
         )
         attempt.job = job

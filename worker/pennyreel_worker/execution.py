@@ -42,6 +42,9 @@ CRASHES = {Code.COMFY_CRASHED.value, Code.STALLED.value}
 """How jobs end by ComfyUI's fault. Of a poisoned CUDA context, too: it is told as a crash, and
 ComfyUI has to end for it."""
 
+FAILURES = {Code.EXECUTION_FAILED.value, Code.OUT_OF_MEMORY.value}
+"""How jobs end by a node's fault, after which ComfyUI still shows what other nodes made."""
+
 _WORTH_S = 1.0
 """With less time left than this, or than the failed run took, another run is not begun."""
 
@@ -83,7 +86,9 @@ class Execution:
     """What ComfyUI knows it by, and has to forget."""
 
     _session: Session | None = None
+    _run: Run | None = None
     _began: float = 0.0
+    _spent: float = 0.0
 
     def run(self, turn: Turn) -> Executed:
         """Run it to its end, holding the turn; the turn is left as soon as ComfyUI is done.
@@ -93,18 +98,17 @@ class Execution:
 
         """
         tried: list[str] = []
-        spent = 0.0
         while True:
             self._began = time.monotonic()
             try:
                 entry, run = self._once(turn)
             except PennyreelError as problem:
                 took = time.monotonic() - self._began
+                self._spent += took
                 remedy = self._remedy(problem, tried)
                 if remedy is None or self.deadline.left() < max(_WORTH_S, took):
                     raise
                 tried.append(remedy)
-                spent += took
                 log.warning("%s: %s, once more", problem, remedy, extra={"job": self.job_id})
                 turn.retake(self.deadline, self.cancel)
                 self._apply(remedy)
@@ -112,8 +116,22 @@ class Execution:
             seconds = time.monotonic() - (run.started_at or self._began)
             warnings = [f"ComfyUI failed and the job was run again: {r}" for r in tried]
             return Executed(
-                entry, run, spent + seconds, warnings + list(run.warnings), again=bool(tried)
+                entry,
+                run,
+                self._spent + seconds,
+                warnings + list(run.warnings),
+                again=bool(tried),
             )
+
+    def left_by_failure(self) -> Executed | None:
+        """Return what the last run made before a node of it failed, as far as ComfyUI shows it."""
+        if self._session is None or self._run is None:
+            return None
+        try:
+            entry = self._session.http.history(self._run.prompt_id, timeout=CALL_S)
+        except Unavailable:
+            return None
+        return None if entry is None else Executed(entry, self._run, self._spent, again=True)
 
     def _once(self, turn: Turn) -> tuple[dict[str, Any], Run]:
         try:
@@ -139,7 +157,7 @@ class Execution:
                 stack.enter_context(self.comfy.busy())
             except PennyreelError as problem:  # it has died since
                 raise _NeverSentError(problem) from None
-            run = self._post(session, listen)
+            run = self._run = self._post(session, listen)
             return self._wait(session, run), run
 
     def _post(self, session: Session, listen: Callable[[Event], None]) -> Run:

@@ -9,7 +9,15 @@ from pennyreel_contract import InfoRequest, parse_request
 from pennyreel_worker.app import Worker
 from pennyreel_worker.delivery import limit_of
 from pennyreel_worker.log import log, to_error
-from pennyreel_worker.stock import Refusal, is_stock, parse, parse_stock, stock_error, stock_result
+from pennyreel_worker.stock import (
+    Refusal,
+    failed_node,
+    is_stock,
+    parse,
+    parse_stock,
+    stock_error,
+    stock_result,
+)
 from pennyreel_worker.whose import of_job
 
 
@@ -47,8 +55,13 @@ async def _ours(worker: Worker, job: dict[str, Any], body: object, job_id: str) 
 async def _stock(worker: Worker, job: dict[str, Any], body: object, job_id: str) -> dict[str, Any]:
     try:
         stock = parse_stock(body, job_id)
-        key = stock.comfy_org_api_key
-        result = await worker.run(stock.request, job, names=stock.names, api_key=key)
+        result = await worker.run(
+            stock.request,
+            job,
+            names=stock.names,
+            partial=failed_node,
+            api_key=stock.comfy_org_api_key,
+        )
         return stock_result(result, stock.request.workflow, limit_of(job_id, worker.settings))
     except Refusal as refusal:
         return {"error": str(refusal)}

@@ -36,9 +36,10 @@ from pennyreel_worker import delivery, inputs, results
 from pennyreel_worker.claims import claim
 from pennyreel_worker.comfy import Comfy
 from pennyreel_worker.examination import Examination, check_wanted
-from pennyreel_worker.execution import Executed, Execution
+from pennyreel_worker.execution import FAILURES, Executed, Execution
 from pennyreel_worker.gate import Gate
 from pennyreel_worker.gpu import GpuMemory, cost_microusd
+from pennyreel_worker.log import log, redactor
 from pennyreel_worker.pacing import Durations, Pace, kind_of, shape_of
 from pennyreel_worker.reporting import DELIVERED, EXECUTED, PREPARED, Listener, Reporter
 from pennyreel_worker.settings import Settings
@@ -92,6 +93,10 @@ class Job:
     names: Mapping[str, str] | None = None
     """What the graph says for each input's name, where it differs (the stock dialect)."""
 
+    partial: Callable[[PennyreelError], str] | None = None
+    """Of a graph that fails, hand over what it made before, with this line as a warning; None: the
+    job fails."""
+
     api_key: str | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -123,7 +128,11 @@ class Job:
         if stored is not None:
             return stored
         self._prepare()
-        return self._deliver(self._execute(), uploads)
+        try:
+            executed = self._execute()
+        except JobFailed as problem:
+            return self._deliver_partly(problem, uploads)
+        return self._keep(self._deliver(executed, uploads))
 
     def _replay(self) -> Result | None:
         if self.store is None:
@@ -249,6 +258,35 @@ class Job:
             self.durations.learn(f"deliver {self._kind}", time.monotonic() - began)
         finally:
             self._remove_strays(executed.entry)
+        return result
+
+    def _deliver_partly(self, problem: JobFailed, pool: Executor) -> Result:
+        """Hand over what a graph made before it failed.
+
+        Raises:
+            JobFailed: it made nothing, nobody wants a part, or it cannot be handed over.
+
+        """
+        execution, line = self._execution, self.partial
+        if line is None or execution is None or problem.code not in FAILURES:
+            raise problem
+        left = execution.left_by_failure()
+        if left is None or not (collect(left.entry)[0] or left.run.images):
+            raise problem
+        self._at(Stage.DELIVERING)
+        self.pace.executed(self.job_id)
+        self.timings["execute"] = left.seconds
+        self.warnings.append(redactor.clean(line(problem)))  # a node's own words may quote a key
+        try:
+            return self._deliver(left, pool)
+        except JobFailed as another:
+            log.warning(
+                "what was made cannot be handed over: %s", another, extra={"job": self.job_id}
+            )
+            raise problem from None
+
+    def _keep(self, result: Result) -> Result:
+        """Store the result for repeats."""
         if self.store is not None:
             warning = results.keep(
                 self.store,

@@ -146,7 +146,7 @@ def stock_error(problem: PennyreelError) -> dict[str, Any]:
     details = _findings(info.detail) or [info.message]
     text = f"{info.message}. {info.hint}".strip()
     if info.code in _FAILURES:
-        text, details = "Job processing failed", _execution(info.message, info.detail) or details
+        text, details = "Job processing failed", [failed_node(problem)]
     elif info.code == _UNKNOWN:
         text = f"Cannot execute because node {_missing_class(info.detail)} does not exist. {text}"
     elif info.code == Code.NO_OUTPUTS.value:
@@ -159,13 +159,15 @@ def stock_error(problem: PennyreelError) -> dict[str, Any]:
     return {"error": text, "details": details, "code": info.code, "hint": info.hint}
 
 
-def _execution(message: str, detail: Mapping[str, Any]) -> list[str]:
+def failed_node(problem: PennyreelError) -> str:
+    """Return the line by which the stock worker tells that a node failed."""
+    detail, message = problem.info.detail, problem.info.message
     if "node" not in detail:
-        return []
+        return message
     # ComfyUI's own message stands behind "node 3 (KSampler) failed: ValueError: ".
     said = message.split(": ", 2)[-1]
     where = f"Node Type: {detail.get('class_type')}, Node ID: {detail['node']}"
-    return [f"Workflow execution error: {where}, Message: {said}"]
+    return f"Workflow execution error: {where}, Message: {said}"
 
 
 def _findings(detail: Mapping[str, Any]) -> list[str]:
