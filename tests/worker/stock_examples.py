@@ -124,6 +124,16 @@ def _loaded(*images: tuple[str, str]) -> dict[str, Any]:
     return {"workflow": graph, "images": [{"name": n, "image": i} for n, i in images]}
 
 
+def _failing_beside() -> dict[str, Any]:
+    """A picture, and a node that fails after it: three channels have no alpha."""
+    fails = {
+        "3": node("ImageToMask", image=["1", 0], channel="alpha"),
+        "4": node("MaskToImage", mask=["3", 0]),
+        "5": node("SaveImage", images=["4", 0], filename_prefix="y"),
+    }
+    return {**_saved(), **fails}
+
+
 _ANIMATED = {"fps": 6.0, "lossless": True, "quality": 80, "method": "default"}
 
 # Not here: an input that is no object. The platform refuses it; test_stock.py has those.
@@ -176,4 +186,5 @@ OTHERS: dict[str, dict[str, Any]] = {
     "out of range": {"workflow": _saved(width=0)},
     "missing link": {"workflow": {**_saved(), "2": node("SaveImage", filename_prefix="x")}},
     "no output node": {"workflow": {"1": _empty()}},
+    "picture before a node fails": {"workflow": _failing_beside()},
 }

@@ -129,16 +129,20 @@ def test_a_client_written_for_the_stock_worker_cannot_tell_the_difference(
             client.save(answer, tmp_path)
         assert str(raised.value).startswith(there["error"])
         if there["details"]:
-            told = answer["output"]["details"]
-            assert len(told) == len(there["details"])
-            for line, begins in zip(told, there["details"], strict=True):
-                assert line.startswith(begins)
+            _begin(answer["output"]["details"], there["details"])
         return
     saved = client.save(answer, tmp_path)
     assert [p.name.partition("-")[2].rpartition("_0")[0] for p in saved] == there["files"]
     assert all(p.read_bytes().startswith(MAGIC[p.suffix]) for p in saved)
     assert answer["output"].get("status") == there.get("status")
-    assert set(answer["output"]) <= {"images", "status"}
+    _begin(answer["output"].get("errors", []), there.get("errors", []))
+    assert set(answer["output"]) <= {"images", "status", "errors"}
+
+
+def _begin(told: list[str], there: list[str]) -> None:
+    assert len(told) == len(there), told
+    for line, begins in zip(told, there, strict=True):
+        assert line.startswith(begins)
 
 
 def test_every_recorded_answer_is_compared() -> None:

@@ -26,6 +26,7 @@ from pennyreel_contract import (
     Code,
     JobFailed,
     JobRequest,
+    JobTimeout,
     PennyreelError,
     Result,
     Unavailable,
@@ -279,7 +280,7 @@ class Job:
         self.warnings.append(redactor.clean(line(problem)))  # a node's own words may quote a key
         try:
             return self._deliver(left, pool)
-        except JobFailed as another:
+        except (JobFailed, JobTimeout) as another:
             log.warning(
                 "what was made cannot be handed over: %s", another, extra={"job": self.job_id}
             )
