@@ -90,7 +90,7 @@ def picture(model: str, steps: int) -> dict[str, Any]:
 def test_a_job_tells_how_far_it_is_by_the_nodes_that_run(
     telling: Telling, tiny_model: str, tmp_path: Path
 ) -> None:
-    graph = picture(tiny_model, 16)
+    graph = picture(tiny_model, 48)
     # A long one that no output needs, so that ComfyUI passes over it.
     unread = json.loads(json.dumps(graph["5"]))
     unread["inputs"] |= {"steps": 500, "seed": 1}
@@ -99,7 +99,7 @@ def test_a_job_tells_how_far_it_is_by_the_nodes_that_run(
     percents = [p.percent for p in told]
     assert percents == sorted(percents)
     sampling = [p for p in told if p.node == "5" and p.step]
-    assert {(p.node_class, p.steps) for p in sampling} == {("KSampler", 16)}
+    assert {(p.node_class, p.steps) for p in sampling} == {("KSampler", 48)}
     assert max(p.percent for p in sampling) > 50
     assert all(a.step <= b.step for a, b in pairwise(sampling) if a.step and b.step)
     took = result.remote_timings["execute"]

@@ -16,6 +16,7 @@ from pennyreel_contract import Progress, parse_progress
 from pennyreel_worker.reporting import Listener, Reporter
 from worker.support import play
 
+THUMBNAIL = "data:image/png;base64,AA=="
 GRAPH = {"1": {"class_type": "KSampler", "inputs": {}}}
 
 
@@ -159,7 +160,7 @@ def test_a_thumbnail_is_not_lost_to_a_newer_update_without_one() -> None:
     async def story() -> list[str | None]:
         posts = Posts()
         reporter = Reporter(posts, interval_s=0.0)
-        reporter.offer(Progress(percent=1, stage="executing", preview="data:image/png;base64,AA=="))
+        reporter.offer(Progress(percent=1, stage="executing", preview=THUMBNAIL))
         reporter.offer(Progress(percent=2, stage="executing"))
         while not posts.bodies:
             await asyncio.sleep(0.01)
@@ -167,7 +168,44 @@ def test_a_thumbnail_is_not_lost_to_a_newer_update_without_one() -> None:
         found = [parse_progress(body) for body in posts.bodies]
         return [p.preview for p in found if p is not None]
 
-    assert play(story()) == ["data:image/png;base64,AA=="]
+    assert play(story()) == [THUMBNAIL]
+
+
+def test_an_update_with_a_thumbnail_replaces_the_one_before_it() -> None:
+    async def story() -> list[float]:
+        posts = Posts()
+        reporter = Reporter(posts, interval_s=0.0)
+        for percent in (1, 2, 3):
+            reporter.offer(Progress(percent=percent, stage="executing", preview=THUMBNAIL))
+        reporter.stage("delivering", 95)
+        while posts.percents()[-1:] != [95]:
+            await asyncio.sleep(0.01)
+        await stopped(reporter)
+        return posts.percents()
+
+    assert play(story()) == [3, 95]
+
+
+def test_a_thumbnail_is_seen_by_who_asks_seldom() -> None:
+    """The platform shows a job's last post alone."""
+
+    async def story() -> list[str | None]:
+        posts = Posts()
+        reporter = Reporter(posts, interval_s=0.0)
+        reporter.offer(Progress(percent=1, stage="executing", preview=THUMBNAIL))
+        for percent in (2, 3):
+            while len(posts.bodies) < percent - 1:
+                await asyncio.sleep(0.01)
+            if percent == 3:
+                reporter._preview_ends = 0.0  # its time is over
+            reporter.stage("executing", percent)
+        while len(posts.bodies) < 3:
+            await asyncio.sleep(0.01)
+        await stopped(reporter)
+        found = [parse_progress(body) for body in posts.bodies]
+        return [p.preview for p in found if p is not None]
+
+    assert play(story()) == [THUMBNAIL, THUMBNAIL, None]
 
 
 def test_a_post_that_fails_does_not_fail_the_job() -> None:
@@ -219,7 +257,7 @@ def test_events_become_progress_of_the_whole_job() -> None:
     assert 40 < last.percent < 60
     assert last.preview == "data:image/jpeg;base64," + base64.b64encode(b"jpeg").decode()
     listen(NodeSteps("p", "1", 6, 10))
-    assert reporter.offered[-1].preview is None  # each preview is sent once
+    assert reporter.offered[-1].preview is None  # the reporter keeps it
 
 
 def test_previews_are_sent_on_request_and_when_small() -> None:

@@ -37,6 +37,10 @@ dropped, since nothing here could scale them down."""
 PREVIEW_S = 1.0
 """Thumbnails are no more frequent than this: each is dozens of times as large as the rest."""
 
+KEPT_S = 2.0
+"""How long the posts after it carry a thumbnail, too. The platform shows the last post alone, and
+its clients ask every second or two."""
+
 _PREVIEWS = {"image/jpeg", "image/png", "image/webp"}
 
 Post = Callable[[dict[str, Any]], Awaitable[None]]
@@ -57,6 +61,8 @@ class Reporter:
         self._news = asyncio.Event()
         self._pending: list[Progress] = []
         self._percent = 0.0
+        self._preview: str | None = None
+        self._preview_ends = 0.0
         self._closed = False
         self._lock = threading.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -97,7 +103,8 @@ class Reporter:
         self._percent = max(self._percent, progress.percent)
         changes: dict[str, Any] = {"percent": round(self._percent, 1)}
         if self._pending and self._pending[-1].stage == progress.stage:
-            changes["preview"] = progress.preview or self._pending.pop().preview
+            former = self._pending.pop()
+            changes["preview"] = progress.preview or former.preview
         self._pending.append(progress.model_copy(update=changes))
 
     async def _run(self) -> None:
@@ -110,7 +117,7 @@ class Reporter:
                 continue
             began = time.monotonic()
             try:
-                await self._post(progress.wire())
+                await self._post(self._shown(progress).wire())
             except Exception as problem:  # noqa: BLE001 - progress decorates: it may never fail a job
                 log.warning("progress could not be posted: %s", type(problem).__name__)
             left = self._interval_s - (time.monotonic() - began)
@@ -118,6 +125,15 @@ class Reporter:
                 await self._pause(left)
             if self._pending:
                 self._news.set()
+
+    def _shown(self, progress: Progress) -> Progress:
+        """Return it with the thumbnail that is to be seen now."""
+        now = self._loop.time()
+        if progress.preview is not None:
+            self._preview, self._preview_ends = progress.preview, now + KEPT_S
+        elif self._preview is not None and now < self._preview_ends:
+            return progress.model_copy(update={"preview": self._preview})
+        return progress
 
     async def _pause(self, seconds: float) -> None:
         """Keep to the interval, ended early by `stop` only."""
