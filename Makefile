@@ -16,7 +16,8 @@ test: $(VENV)/.test lint fast $(COMFYUI)/install.json  ## All that must hold, in
 	$(PYTEST) tests -m "real and not long"
 
 fast: $(VENV)/.test postgres
-	$(PYTEST) tests -m "not real and not long" $(PARALLEL) --cov --cov-report=term:skip-covered
+	$(PYTEST) tests -m "not real and not long" $(PARALLEL) --durations=25 --cov \
+	  --cov-report=term:skip-covered
 
 check: $(VENV)/.test $(COMFYUI)/install.json postgres  ## The long proofs, in under 45 minutes.
 	$(PYTEST) tests -m "long and not image"
