@@ -20,7 +20,8 @@ fast: $(VENV)/.test postgres
 	  --cov-report=term:skip-covered
 
 check: $(VENV)/.test $(COMFYUI)/install.json postgres  ## The long proofs, in under 45 minutes.
-	$(PYTEST) tests -m "long and not image"
+	$(PYTEST) tests/e2e/test_bench.py -m long
+	$(PYTEST) tests -m "long and not image" --ignore tests/e2e/test_bench.py $(PARALLEL)
 	$(MAKE) image-test
 
 image-test: $(VENV)/.test  ## Build the image and have it serve jobs: as root, on Debian. 7 minutes.

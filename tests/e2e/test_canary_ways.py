@@ -209,7 +209,7 @@ def test_a_job_that_is_resumed_after_a_kill(world: Machine, bucket: Scripted, ba
             return Reply(200, {"id": "job-1", "status": "IN_PROGRESS"})
         return worker(request)
 
-    world.google.script(Plan(looks=8))  # type: ignore[attr-defined]
+    world.google.script(Plan(looks=3))  # type: ignore[attr-defined]
     world.runpod.script = slow  # type: ignore[attr-defined]
     run = generate("gemini")
     if backend == "runpod":

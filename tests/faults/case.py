@@ -38,6 +38,8 @@ class Case:
     story: Callable[[Site], None]
     fresh: bool = False
     """Whether the handling is only looked at by a worker that starts."""
+    long: bool = False
+    """Whether the fault itself lasts so long that it is played among the long tests only."""
 
 
 def prove(case: Case, at: Site) -> float:

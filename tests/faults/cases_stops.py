@@ -177,7 +177,7 @@ CASES = (
          "pennyreel_worker.execution:_almost_within", with_comfyui_stopped),
     Case("told to stop with a file that hangs", WORKER, "SIGTERM while a job reads a FIFO",
          "`worker_stopping`, retryable", 60, "pennyreel_worker.loop:Scaler._cut_off",
-         with_a_file_that_hangs),
+         with_a_file_that_hangs, long=True),
     Case("told to stop while starting", WORKER, "SIGTERM before ComfyUI answers",
          "it leaves at once; the job is the next worker's", 60,
          "pennyreel_comfy.waiting:CancelToken.cancel", while_starting),

@@ -10,7 +10,10 @@ from faults.proof import Lame
 from faults.site import Site
 
 pytestmark = [pytest.mark.timeout(400)]
-every_case = pytest.mark.parametrize("case", cases.CASES, ids=lambda case: case.name)
+every_case = pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, id=c.name, marks=[pytest.mark.long] if c.long else []) for c in cases.CASES],
+)
 
 
 @every_case

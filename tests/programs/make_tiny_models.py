@@ -84,7 +84,7 @@ def make(folder: Path, names: list[str]) -> None:
         _seed(number)
         path = folder / "models" / FILES[name]
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")  # two may make it at once
         save_file({key: value.contiguous() for key, value in makers[name](folder).items()}, part)
         os.replace(part, path)  # noqa: PTH105 - the same, and atomic by its name
 
