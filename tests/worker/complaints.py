@@ -71,12 +71,14 @@ COMPLAINTS: dict[int, Complaint] = {
         (
             "worker/test_jobs.py::test_progress_rises_and_ends_before_the_result",
             "comfy/test_tracker.py::test_the_fraction_never_falls_and_stays_between_0_and_1",
+            "e2e/test_telling.py::test_a_job_tells_how_far_it_is_by_the_nodes_that_run",
         ),
     ),
     5: Complaint(
         "No progress is posted after the result, which would leave the job IN_PROGRESS for ever.",
         ("runpod-python #250",),
         (
+            "worker/test_jobs.py::test_a_result_waits_for_the_progress_that_is_under_way",
             "worker/test_jobs.py::test_many_jobs_at_once_never_post_progress_after_their_result",
             "e2e/test_many_jobs.py::test_every_last_post_is_final_and_percentages_never_fall",
         ),

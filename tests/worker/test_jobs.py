@@ -14,7 +14,7 @@ import pytest
 
 from fakes.comfyui import PNG
 from pennyreel_contract import __version__, parse_info
-from worker.support import SAVE, Bench, node, play, request
+from worker.support import SAVE, Bench, becomes, node, play, request
 
 
 def test_a_small_result_comes_inline(bench: Bench) -> None:
@@ -305,7 +305,31 @@ def test_progress_rises_and_ends_before_the_result(bench: Bench) -> None:
     assert len(percents) >= 3
     assert percents == sorted(percents)
     assert percents[0] == 0
+    assert any(5 < percent < 95 for percent in percents), "how far its graph is"
     assert "artifacts" in bench.posts[-1][1]
+
+
+def test_a_result_waits_for_the_progress_that_is_under_way(bench: Bench) -> None:
+    """What comes after the result would leave the job in progress for ever."""
+
+    async def story() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def held(_job: dict[str, Any], _progress: dict[str, Any]) -> None:
+            begun.set()
+            await go_on.wait()
+
+        bench.worker._post = held
+        graph = {"1": node("FakeSleep", seconds=0.3), **SAVE}
+        job = asyncio.ensure_future(bench.job(request(graph)))
+        await begun.wait()
+        await becomes(lambda: not bench.worker._live)
+        await asyncio.sleep(0.05)  # time for what should not come
+        assert not job.done()
+        go_on.set()
+        assert "artifacts" in await job
+
+    play(story())
 
 
 def test_many_jobs_at_once_never_post_progress_after_their_result(bench: Bench) -> None:
