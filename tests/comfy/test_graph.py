@@ -85,6 +85,8 @@ def test_a_graph_is_read_from_a_dict_a_string_and_bytes():
         lambda g: {"workflow": g},
         lambda g: {"input": {"workflow": g}},
         lambda g: {"input": {"prompt": {"prompt": g}}},
+        lambda g: {"workflow": {"nodes": [], "links": []}, "output": g},
+        lambda g: {"input": {"workflow": {"output": g, "workflow": {"nodes": []}}}},
     ],
 )
 def test_a_saved_request_body_is_unwrapped(wrap):

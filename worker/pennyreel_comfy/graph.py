@@ -295,7 +295,8 @@ def _plain(source: object) -> Any:
 def _unwrap(body: Any) -> Any:
     if not isinstance(body, dict) or isinstance(body.get("nodes"), list):
         return body
-    for key in _WRAPPERS:
+    # The editor's graphToPrompt gives both forms: the one that can run is its "output".
+    for key in ("output", *_WRAPPERS) if "workflow" in body else _WRAPPERS:
         inner = body.get(key)
         if isinstance(inner, dict) and "class_type" not in inner:
             return inner

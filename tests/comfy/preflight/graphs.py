@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pennyreel_comfy.preflight import Finding, NodeCatalogue
+from pennyreel_contract import Code
+
 Graph = dict[str, dict[str, Any]]
 
 
@@ -93,3 +96,14 @@ def diffusion(model: str) -> Graph:
         "5": node("VAEDecode", samples=["4", 0], vae=["1", 2]),
         "6": node("SaveImage", images=["5", 0], filename_prefix="x"),
     }
+
+
+def fails_in_the_run(found: Finding, live: NodeCatalogue) -> bool:
+    """Tell whether ComfyUI may accept the graph all the same, and then hangs or fails."""
+    spec = live.get(found.class_type)
+    if spec is None or found.input is None:
+        return False
+    declared = spec.inputs.get(found.input)
+    if found.code is Code.MISSING_MODEL:
+        return declared is not None and not declared.listed
+    return declared is None or found.type == "dependency_cycle"

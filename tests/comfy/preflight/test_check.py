@@ -184,13 +184,44 @@ def test_a_fault_that_no_output_reads_only_warns(catalogue: NodeCatalogue) -> No
     assert len(refused.info.detail["warnings"]) == 1  # type: ignore[arg-type]
 
 
-def test_a_dangling_link_that_comfyui_does_not_look_at_only_warns(
+def test_a_dangling_link_by_which_comfyui_would_hang_refuses_whatever_else_is_good(
+    catalogue: NodeCatalogue,
+) -> None:
+    graph = two_outputs()
+    graph["3"]["inputs"]["extra"] = ["77", 0]
+    found = only(check(graph, catalogue))
+    assert (found.node, found.input, found.refuses) == ("3", "extra", True)
+    graph["3"]["inputs"].pop("extra")
+    graph["5"]["inputs"]["extra"] = ["8", 0]  # what it leads to is looked at by nobody either
+    graph["8"] = node("ImageBatch", image1=["1", 0], image2=["1", 0])
+    assert check(graph, catalogue) == []
+    graph["8"]["inputs"]["more"] = ["77", 0]
+    found = only(check(graph, catalogue))
+    assert (found.node, found.input, found.refuses) == ("8", "more", True)
+
+
+def test_a_dangling_link_of_a_node_that_will_not_run_only_warns(
+    catalogue: NodeCatalogue, info: dict[str, Any]
+) -> None:
+    aside = {**image(), "9": node("PrimitiveString", value="x", extra=["77", 0])}
+    assert not only(check(aside, catalogue)).refuses
+    dropped = two_outputs()
+    dropped["5"]["inputs"] = {"extra": ["77", 0]}
+    assert not any(found.refuses for found in check(dropped, catalogue))
+    info["ImageScale"]["input"]["required"]["image"] = ["IMAGE", {"lazy": True}]
+    lazy = image()
+    lazy["1"]["inputs"]["extra"] = ["77", 0]
+    assert not only(check(lazy, info)).refuses
+
+
+def test_a_circle_by_inputs_that_nobody_declares_refuses_where_no_output_is_without(
     catalogue: NodeCatalogue,
 ) -> None:
     graph = image()
-    graph["3"]["inputs"]["extra"] = ["77", 0]
+    graph["1"]["inputs"]["extra"] = ["3", 0]
     found = only(check(graph, catalogue))
-    assert (found.input, found.refuses) == ("extra", False)
+    assert (found.type, found.refuses) == ("dependency_cycle", True)
+    assert not only(check({**two_outputs(), **graph}, catalogue)).refuses
 
 
 def test_what_a_custom_node_may_judge_by_itself_only_warns(
@@ -226,6 +257,81 @@ def test_a_choice_that_comfyui_does_not_hold_to_its_list_only_warns(
     assert not only(check(graph, info)).refuses
     info["ImageScale"]["input"]["required"]["crop"] = ["COMBO", {"remote": {"route": "/x"}}]
     assert check(graph, info) == []
+
+
+def upscaled(model: str) -> Graph:
+    graph = image()
+    graph["4"] = node("UpscaleModelLoader", model_name=model)
+    graph["2"] = node("ImageUpscaleWithModel", upscale_model=["4", 0], image=["1", 0])
+    return graph
+
+
+@pytest.fixture
+def upscalers(info: dict[str, Any]) -> dict[str, Any]:
+    """Two classes as ComfyUI 0.3.75 has them: it holds no model against this list."""
+    options = {"multiselect": False, "options": ["4x/sharp.pth"]}
+    info["UpscaleModelLoader"] = {
+        "input": {"required": {"model_name": ["COMBO", options]}},
+        "output": ["UPSCALE_MODEL"],
+        "python_module": "comfy_extras.nodes_upscale_model",
+    }
+    info["ImageUpscaleWithModel"] = {
+        "input": {"required": {"upscale_model": ["UPSCALE_MODEL", {}], "image": ["IMAGE", {}]}},
+        "output": ["IMAGE"],
+        "python_module": "comfy_extras.nodes_upscale_model",
+    }
+    return info
+
+
+def test_a_missing_model_that_only_the_run_would_show_refuses(upscalers: dict[str, Any]) -> None:
+    assert check(upscaled("4x/sharp.pth"), upscalers) == []
+    for name in ("4x/shrap.pth", "sharp.pth", "4x\\sharp.pth"):
+        found = only(check(upscaled(name), upscalers))
+        assert (found.code, found.input, found.refuses) == ("missing_model", "model_name", True)
+        assert "models/upscale_models" in found.message
+        assert found.suggestion == "Did you mean '4x/sharp.pth'?"
+    assert check(upscaled("new.pth"), upscalers, arriving={"new.pth"}) == []
+
+
+def test_such_a_model_only_warns_where_the_run_may_do_without(upscalers: dict[str, Any]) -> None:
+    for name in ("4X/Sharp.pth", "./4x//sharp.pth"):  # the disk may know it by this name
+        assert not only(check(upscaled(name), upscalers)).refuses
+    beside = {**two_outputs(), **upscaled("nope.pth"), "4": two_outputs()["4"]}
+    beside["6"] = upscaled("nope.pth")["4"]
+    beside["2"]["inputs"]["upscale_model"] = ["6", 0]
+    assert not only(check(beside, upscalers)).refuses
+    upscalers["ImageUpscaleWithModel"]["input"]["required"]["upscale_model"][1]["lazy"] = True
+    assert not only(check(upscaled("nope.pth"), upscalers)).refuses
+    upscalers["ImageUpscaleWithModel"]["input"]["required"]["upscale_model"][1].clear()
+    upscalers["UpscaleModelLoader"]["python_module"] = "custom_nodes.somebody"
+    assert not only(check(upscaled("nope.pth"), upscalers)).refuses
+
+
+def test_models_in_a_list_that_grows_are_looked_up_in_all_lists(catalogue: NodeCatalogue) -> None:
+    graph = image()
+    graph["2"]["inputs"] |= {
+        "lora_1": {"on": True, "lora": "SD15/dreamshaper_8.safetensors", "strength": 1},
+        "lora_2": {"on": True, "lora": "dreamshaper_8.safetensors", "strength": 1},
+        "lora_3": {"on": False, "lora": "nope.safetensors", "strength": 1},
+        "lora_4": {"on": True, "lora": "dreamshapr_8.safetensors", "strength": 1},
+    }
+    found = only(check(graph, catalogue))
+    assert (found.code, found.input, found.refuses) == ("missing_model", "lora_4", False)
+    assert "dreamshaper_8.safetensors" in found.suggestion
+
+
+def test_a_list_is_no_value_for_one_choice(catalogue: NodeCatalogue) -> None:
+    for value in ([], ["disabled"], ["nope"]):
+        graph = image()
+        graph["2"]["inputs"]["crop"] = {"__value__": value}
+        found = only(check(graph, catalogue))
+        assert (found.input, found.refuses) == ("crop", True)
+
+
+def test_what_is_no_name_for_an_input_file_is_told(catalogue: NodeCatalogue) -> None:
+    for value in (True, 5, {"a": 1}, None):
+        graph = {**image(), "1": node("LoadImage", image=value)}
+        assert only(check(graph, catalogue)).input == "image"
 
 
 def test_several_choices_are_each_looked_up(info: dict[str, Any]) -> None:
@@ -269,6 +375,40 @@ def test_a_circle_is_told_by_its_path(catalogue: NodeCatalogue) -> None:
     assert found.type == "dependency_cycle"
     assert found.refuses
     assert " -> " in found.message
+
+
+def test_every_circle_is_told_and_a_graph_of_nothing_else_is_refused(
+    catalogue: NodeCatalogue,
+) -> None:
+    graph = two_outputs()
+    graph["2"]["inputs"]["image"] = ["2", 0]
+    assert not only(check(graph, catalogue)).refuses
+    graph["4"] = node("ImageBatch", image1=["6", 0], image2=["6", 0])
+    graph["6"] = node("ImageBatch", image1=["4", 0], image2=["6", 0])
+    findings = check(graph, catalogue)
+    assert all(found.refuses for found in findings)
+    assert [found.type for found in findings] == ["dependency_cycle"] * len(findings)
+    assert {"2"} < {found.node for found in findings}
+
+
+def test_circles_by_the_thousand_are_all_found(catalogue: NodeCatalogue) -> None:
+    count = 20_000
+    chain = {
+        str(n): node("ImageBatch", image1=[str(n), 0], image2=[str(min(n + 1, count - 1)), 0])
+        for n in range(count)
+    }
+    links = [[str((n + 1) % count), 0] for n in range(count)]
+    ring = {str(n): node("ImageBatch", image1=to, image2=to) for n, to in enumerate(links)}
+    for graph, most in ((chain, count), (ring, 1)):
+        graph["end"] = node("SaveImage", images=["0", 0], filename_prefix="x")
+        assert len(check(graph, catalogue)) == most
+
+
+def test_names_close_by_are_looked_for_only_where_they_are_shown(info: dict[str, Any]) -> None:
+    graph = image() | {str(n): node("EmptyImag") for n in range(100, 300)}
+    findings = check(graph, info)
+    assert len(findings) == 200
+    assert sum(bool(found.suggestion) for found in findings) == 50
 
 
 def test_a_long_chain_is_no_circle_and_no_recursion(catalogue: NodeCatalogue) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pennyreel_comfy.preflight.tables import table
+from pennyreel_comfy.rejections import MODEL_FILE
 
 _CORE = ("comfy_extras.", "comfy_api_nodes.")
 _PACK = "custom_nodes."
@@ -114,6 +116,18 @@ class NodeCatalogue:
             str(v.get("python_module", "")) for v in self._info.values() if isinstance(v, dict)
         )
         return sorted({m.removeprefix(_PACK) for m in modules if m.startswith(_PACK)})
+
+    def models(self) -> AbstractSet[str]:
+        """Return the model files that any class lists, with and without their folders."""
+        return self._models
+
+    @cached_property
+    def _models(self) -> frozenset[str]:
+        specs = (spec for name in self._info if (spec := self.get(name)) is not None)
+        lists = (one.options or () for spec in specs for one in spec.inputs.values())
+        names = {o for options in lists for o in options if isinstance(o, str)}
+        found = {name for name in names if MODEL_FILE.search(name)}
+        return frozenset(found | {name.replace("\\", "/").rpartition("/")[2] for name in found})
 
     @staticmethod
     def of(source: NodeCatalogue | Mapping[str, Any]) -> NodeCatalogue:

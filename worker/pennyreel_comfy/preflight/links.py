@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -12,6 +12,8 @@ from pennyreel_comfy.preflight.finding import shown
 from pennyreel_comfy.preflight.values import Problem
 
 Nodes = Mapping[str, Mapping[str, Any]]
+Sources = Mapping[str, Sequence[str]]
+"""The nodes that each one reads."""
 
 
 def problem_of(
@@ -66,8 +68,32 @@ def fits(given: str, wanted: str) -> bool:
     return bool({t.strip() for t in given.split(",")} & {t.strip() for t in wanted.split(",")})
 
 
-def declared(nodes: Nodes, catalogue: NodeCatalogue, key: str) -> Iterator[tuple[str, str]]:
-    """Yield (input, source) of each link that ComfyUI follows while it validates."""
+def declared(nodes: Nodes, catalogue: NodeCatalogue) -> Sources:
+    """Return the nodes by whose links ComfyUI goes while it validates: those of declared inputs."""
+    return {key: [source for _, source in _asked(nodes, catalogue, key)] for key in nodes}
+
+
+def followed(nodes: Nodes, catalogue: NodeCatalogue) -> Sources:
+    """Return the nodes that ComfyUI certainly runs before each: by all its links but lazy ones."""
+    return {
+        key: [source for _, source in waited(nodes, catalogue, key) if source in nodes]
+        for key in nodes
+    }
+
+
+def waited(nodes: Nodes, catalogue: NodeCatalogue, key: str) -> Iterator[tuple[str, str]]:
+    """Yield (input, source) of each link that ComfyUI goes by when it is to run a node.
+
+    Declared or not, and whether there is such a node or not (add_node of its graph.py).
+    """
+    spec = catalogue.get(nodes[key]["class_type"])
+    for name, value in nodes[key]["inputs"].items():
+        known = spec.inputs.get(name) if spec else None
+        if is_link(value) and not (known and known.extra.get("lazy")):
+            yield name, value[0]
+
+
+def _asked(nodes: Nodes, catalogue: NodeCatalogue, key: str) -> Iterator[tuple[str, str]]:
     spec = catalogue.get(nodes[key]["class_type"])
     inputs = nodes[key]["inputs"]
     for name in spec.inputs if spec else ():
@@ -76,7 +102,7 @@ def declared(nodes: Nodes, catalogue: NodeCatalogue, key: str) -> Iterator[tuple
             yield name, value[0]
 
 
-def reached(nodes: Nodes, catalogue: NodeCatalogue, starts: Iterable[str]) -> set[str]:
+def reached(sources: Sources, starts: Iterable[str]) -> set[str]:
     """Return the nodes that these depend on, themselves included."""
     found: set[str] = set()
     ahead = list(starts)
@@ -84,51 +110,63 @@ def reached(nodes: Nodes, catalogue: NodeCatalogue, starts: Iterable[str]) -> se
         key = ahead.pop()
         if key not in found:
             found.add(key)
-            ahead += (source for _, source in declared(nodes, catalogue, key))
+            ahead += sources[key]
     return found
 
 
-def reaching(nodes: Nodes, catalogue: NodeCatalogue, ends: Iterable[str]) -> set[str]:
+def reaching(sources: Sources, ends: Iterable[str]) -> set[str]:
     """Return the nodes that depend on any of these, themselves included."""
     readers: dict[str, list[str]] = {}
-    for key in nodes:
-        for _, source in declared(nodes, catalogue, key):
+    for key, read in sources.items():
+        for source in read:
             readers.setdefault(source, []).append(key)
-    found: set[str] = set()
-    ahead = list(ends)
-    while ahead:
-        key = ahead.pop()
-        if key not in found:
-            found.add(key)
-            ahead += readers.get(key, ())
-    return found
+    return reached({**dict.fromkeys(sources, ()), **readers}, ends)
 
 
-def circle(nodes: Nodes, catalogue: NodeCatalogue, among: AbstractSet[str]) -> list[str]:
-    """Return the ids of a circle, each reading the next; empty if there is none.
+def circles(sources: Sources, among: AbstractSet[str]) -> list[list[str]]:
+    """Return circles of ids, each reading the next; there is none that has nothing of these.
 
     `among` are the nodes to look at, with all that they read.
     """
-    keys = [key for key in nodes if key in among]
-    waits = {key: {source for _, source in declared(nodes, catalogue, key)} for key in keys}
-    # What does not wait for anything that waits is no part of a circle.
-    ready = [key for key, sources in waits.items() if not sources]
-    readers: dict[str, list[str]] = {key: [] for key in keys}
-    for key, sources in waits.items():
-        for source in sources:
+    waits = {key: {*read} for key, read in sources.items() if key in among}
+    readers: dict[str, list[str]] = {key: [] for key in waits}
+    for key, read in waits.items():
+        for source in read:
             readers[source].append(key)
+    # What does not wait for anything that waits is no part of a circle.
+    _release([key for key, read in waits.items() if not read], waits, readers)
+    found: list[list[str]] = []
+    path: dict[str, None] = {}
+    while waits:
+        # Each node that is left waits for another one that is left; so does the path's last one.
+        if not path:
+            path[next(iter(waits))] = None
+        following = min(waits[next(reversed(path))])
+        if following not in path:
+            path[following] = None
+            continue
+        ring: list[str] = []
+        while not ring or ring[-1] != following:
+            ring.append(path.popitem()[0])
+        found.append(ring[::-1])
+        _release(ring, waits, readers)
+        while path and next(reversed(path)) not in waits:
+            path.popitem()
+    return found
+
+
+def _release(
+    ready: list[str], waits: dict[str, set[str]], readers: Mapping[str, list[str]]
+) -> None:
+    """Take these out of what waits, and all that then waits for nothing more."""
+    ready = list(ready)
+    for key in ready:
+        del waits[key]
     while ready:
         done = ready.pop()
-        del waits[done]
         for key in readers[done]:
-            waits[key].discard(done)
-            if not waits[key]:
-                ready.append(key)
-    if not waits:
-        return []
-    path = [next(iter(waits))]
-    while True:  # each node left waits for another one that is left
-        following = min(waits[path[-1]])
-        if following in path:
-            return path[path.index(following) :]
-        path.append(following)
+            if key in waits:
+                waits[key].discard(done)
+                if not waits[key]:
+                    del waits[key]
+                    ready.append(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
@@ -24,14 +25,22 @@ _LISTED = 20  # options told whole
 
 
 class Problem(NamedTuple):
-    """What is wrong with one input; the fields are a Finding's. `certain`: ComfyUI refuses it."""
+    """What is wrong with one input; most fields are a Finding's.
+
+    Attributes:
+        certain: ComfyUI refuses it, or fails when it runs the node.
+        guess: makes the suggestion. Looking for names close by takes milliseconds for each.
+        late: ComfyUI takes it, and only the run would show it.
+
+    """
 
     type: str
     message: str
     certain: bool
     code: Code = Code.BAD_WORKFLOW
     value: object = None
-    suggestion: str = ""
+    guess: Callable[[], str] | None = None
+    late: bool = False
 
 
 def problem_of(
@@ -90,7 +99,7 @@ def _choice(
     if spec.options is None or value in spec.options:
         return None
     certain = node.known and spec.listed
-    if isinstance(value, list):  # of a multiple choice
+    if isinstance(value, list) and not spec.listed:  # of a multiple choice
         inside = all(one in spec.options for one in value)
         return (
             None
@@ -101,7 +110,7 @@ def _choice(
     if text and text.replace("\\", "/") in {name.replace("\\", "/") for name in arriving}:
         return None
     if MODEL_FILE.search(text):
-        return _model(node, spec, text, certain)
+        return _model(node, spec, text)
     message = f"{shown(value)!r} is not in its list"
     if path_like(spec.name, spec) or media(spec.name):
         # It may list the input folder, where the names of other jobs are.
@@ -113,29 +122,59 @@ def _choice(
         message + shown(told),
         certain,
         value=value,
-        suggestion=meant(near(text, names)),
+        guess=lambda: meant(near(text, names)),
     )
 
 
-def _model(node: NodeSpec, spec: InputSpec, name: str, certain: bool) -> Problem:
+def _model(node: NodeSpec, spec: InputSpec, name: str) -> Problem:
     folder = folder_of(node.name, spec.name)
     where = f" in models/{folder}" if folder else ""
     # Models only: an input may list something else, whatever name it is asked for.
     names = [o for o in spec.options or () if isinstance(o, str) and MODEL_FILE.search(o)]
-    close = near_file(name, names)
-    have = meant(close)
-    if not have and names:
-        have = f"There is {', '.join(map(repr, names[:_LISTED]))}"
-    elif not have:
-        have = "There is no such file at all yet"
-    text = f"the model file {shown(name)!r} is not there{where}"
-    return Problem("value_not_in_list", text, certain, Code.MISSING_MODEL, name, have)
+    # ComfyUI holds no value against a list in the newer style, samples with what is there, and
+    # fails at the loader, unless the disk knows the file by a name that is spelled otherwise.
+    late = not spec.listed and bool(folder) and _path(name) not in map(_path, names)
+    return Problem(
+        "value_not_in_list",
+        f"the model file {shown(name)!r} is not there{where}",
+        certain=node.known and (spec.listed or late),
+        code=Code.MISSING_MODEL,
+        value=name,
+        guess=lambda: _instead(name, names),
+        late=late,
+    )
+
+
+def missing_anywhere(name: str, models: AbstractSet[str]) -> Problem:
+    """Return what to say of a model in an input of which nothing is known."""
+    return Problem(
+        "value_not_in_list",
+        f"the model file {shown(name)!r} is in no list of this ComfyUI's models",
+        certain=False,
+        code=Code.MISSING_MODEL,
+        value=name,
+        guess=lambda: meant(near_file(name, sorted(models))),
+    )
+
+
+def _path(name: str) -> str:
+    return os.path.normpath(name).casefold()
+
+
+def _instead(name: str, names: list[str]) -> str:
+    close = meant(near_file(name, names))
+    if close or not names:
+        return close or "There is no such file at all yet"
+    return f"There is {', '.join(map(repr, names[:_LISTED]))}"
 
 
 def _file(spec: InputSpec, value: Any, files: AbstractSet[str]) -> Problem | None:
     # The list has only the top of the input folder, and not all kinds: ComfyUI looks by itself.
     plain = value.removesuffix(" [input]") if isinstance(value, str) else value
     known = [one for one in spec.options or () if isinstance(one, str)]
+    if not isinstance(plain, (str, list)):
+        text = f"{shown(plain)} is no file's name"
+        return Problem("custom_validation_failed", text, certain=False, value=value)
     if not isinstance(plain, str) or not plain or plain in known or plain in files:
         return None
     if spec.options is None and not spec.judged:
@@ -146,7 +185,7 @@ def _file(spec: InputSpec, value: Any, files: AbstractSet[str]) -> Problem | Non
         certain=False,
         code=Code.BAD_INPUT,
         value=value,
-        suggestion=meant(near_file(plain, sorted(files))),  # of the job's own: others' are not told
+        guess=lambda: meant(near_file(plain, sorted(files))),  # its own: others' are not told
     )
 
 
