@@ -120,6 +120,7 @@ COMPLAINTS: dict[int, Complaint] = {
         ("worker-comfyui #48", "worker-comfyui #165"),
         (
             "comfy/models/test_roots.py::test_every_usual_place_on_a_volume_is_found",
+            "comfy/models/test_roots.py::test_a_repository_that_runpod_cached_is_found_in_its_revision",
             "comfy/models/test_roots.py::test_the_real_comfyui_lists_what_is_on_the_volume",
             "comfy/models/test_roots.py::test_no_folder_of_the_real_comfyui_is_left_out",
             "comfy/preflight/test_check.py::test_a_missing_model_is_named_with_its_folder_and_the_ones_close_by",

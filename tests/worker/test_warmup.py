@@ -27,7 +27,7 @@ from pennyreel_worker import prefetch
 from pennyreel_worker.comfy import Comfy
 from pennyreel_worker.prefetch import CHUNK_BYTES, Prefetch, find
 from pennyreel_worker.warmup import warm_up
-from worker.support import node, settings_of
+from worker.support import node, settings_of, until
 
 MIB = 1 << 20
 
@@ -193,6 +193,7 @@ def test_a_real_comfyui_is_warmed_up_by_a_template(tmp_path: Path) -> None:
         with Session(ComfyHttp(process.url)) as session:
             settings = settings_of(PENNYREEL_WARMUP="hello-video")
             assert warm_up(session, settings, folders) is not None
+            until(lambda: any("Prompt executed" in line for line in process.tail()))
             with requests.Session() as plain:
                 plain.trust_env = False
                 assert plain.get(f"{process.url}/history", timeout=10).json() == {}
