@@ -461,6 +461,8 @@ async def _node(fake: FakeComfy, prompt: Prompt, node: str, value: dict[str, Any
     kind, inputs = value["class_type"], value.get("inputs", {})
     where = {"prompt_id": prompt.id, "node_id": node, "node_type": kind}
     if kind in {"FakeCrash", "FakePaid"} and _fails(inputs):
+        sys.stdout.write(f"the last words of node {node}\n")
+        sys.stdout.flush()
         os._exit(9)
     if kind == "FakeEcho":  # as a node that prints the key it was given
         sys.stdout.write(f"key: {prompt.extra.get('api_key_comfy_org')}\n")

@@ -109,8 +109,10 @@ def test_a_host_that_the_operator_does_not_list_is_never_asked(
     bench: Bench, library: Library
 ) -> None:
     with Library() as other:
-        problem = bench.bad(asking(f"http://{other.host}/x.safetensors", OTHER))
-        assert problem.code == "model_refused"
+        for scheme in ("http", "https"):  # by https there is no other reason to refuse it
+            problem = bench.bad(asking(f"{scheme}://{other.host}/x.safetensors", OTHER))
+            assert problem.code == "model_refused", scheme
+            assert "none that models are taken from" in problem.message
         assert other.asked == []
 
 

@@ -147,7 +147,13 @@ def test_a_bucket_at_a_private_address_is_refused_unless_the_operator_allows_it(
     assert bench.bad(request(), s3Config=given).code == "address_refused"
 
 
-def test_a_job_may_bring_its_own_bucket(make_bench: Callable[..., Bench], s3: S3) -> None:
+def test_a_job_may_bring_its_own_bucket(
+    make_bench: Callable[..., Bench],
+    s3: S3,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level("INFO")
     bench = make_bench(PENNYREEL_ALLOW_HOSTS=s3.url.removeprefix("http://"))
     given = {
         "endpointUrl": s3.url, "accessId": "AKIATEST", "accessSecret": SECRET,
@@ -155,6 +161,8 @@ def test_a_job_may_bring_its_own_bucket(make_bench: Callable[..., Bench], s3: S3
     }  # fmt: skip
     body = request()
     (image,) = bench.good(body, s3Config=given).artifacts
+    assert (image.s3 or "").startswith(f"s3://{s3.bucket}/"), "there, and not inline"
+    quiet("", caplog, capfd)
     assert get(image.url).content == PNG
     assert f"results/{body['attempt_id']}.json" in s3.listed()
     problem = bench.bad(request(), s3Config={**given, "endpointUrl": "ftp://x"})
@@ -364,10 +372,13 @@ def test_a_store_that_does_not_answer(
 
 
 def test_a_successful_job_logs_neither_url_nor_secret(
-    s3_bench: Bench, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    make_bench: Callable[..., Bench],
+    s3: S3,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level("INFO")
-    s3_bench.good(request())
+    make_bench(**s3.env()).good(request())  # made here, so that its own start is heard, too
     quiet("", caplog, capfd)
 
 

@@ -117,9 +117,11 @@ def test_jobs_at_the_same_time_download_a_file_once(library: Library, make: Make
     for thread in threads:
         thread.start()
     assert library.held.wait(20)
+    assert stored(models) == set(), "ComfyUI never sees a part of one"
     library.go_on.set()
     for thread in threads:
         thread.join(30)
+    assert stored(models) == {f"loras/{SHA}.safetensors"}
     assert len(done) == 4
     assert library.count("/x") == 1
     for one in done:

@@ -138,7 +138,7 @@ def test_a_path_that_the_file_cannot_express_is_refused(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A volume with a model in every folder, and one in RunPod's cache."""
-    made = tmp_path_factory.mktemp("runpod volume $HOME")
+    made = tmp_path_factory.mktemp("runpod") / "volume $HOME"  # pytest would add a number to it
     for names in FOLDERS.values():
         for name in names:
             put(made / "models" / name / "sub" / f"in {name}.safetensors")
@@ -193,7 +193,8 @@ def test_no_folder_of_the_real_comfyui_is_left_out() -> None:
     installation = Installation.load(COMFYUI)
     assert installation is not None
     program = (
-        "import folder_paths, json; print(json.dumps(list(folder_paths.folder_names_and_paths)))"
+        "import folder_paths, json; known = folder_paths.folder_names_and_paths.items();"
+        "print(json.dumps({folder: paths for folder, (paths, _) in known}))"
     )
     said = subprocess.run(
         [installation.layout.python, "-c", program],
@@ -204,8 +205,14 @@ def test_no_folder_of_the_real_comfyui_is_left_out() -> None:
         check=True,
         timeout=100,
     )
-    known = set(json.loads(said.stdout.splitlines()[-1]))
-    assert known - {"custom_nodes"} <= set(FOLDERS)
+    known = json.loads(said.stdout.splitlines()[-1])
+    assert known.keys() - {"custom_nodes"} <= set(FOLDERS)
+    models = installation.layout.comfy.resolve() / "models"
+    for folder, names in FOLDERS.items():
+        paths = [Path(path) for path in known.get(folder, ())]
+        own = {path.name for path in paths if path.resolve().parent == models}
+        assert own <= set(names), f"{folder}: also where ComfyUI itself looks"
+    assert {"unet", "clip"} <= {Path(path).name for paths in known.values() for path in paths}
 
 
 def test_the_manifest_ships_with_the_package() -> None:

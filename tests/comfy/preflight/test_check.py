@@ -84,7 +84,7 @@ def test_a_missing_model_is_named_with_its_folder_and_the_ones_close_by(
     assert found.code is Code.MISSING_MODEL
     assert found.type == "value_not_in_list"
     assert "models/checkpoints" in found.message
-    assert "SD15/dreamshaper_8.safetensors" in found.suggestion
+    assert found.suggestion == "Did you mean 'SD15/dreamshaper_8.safetensors'?"
 
 
 def test_a_path_with_the_other_slashes_leads_to_the_file(catalogue: NodeCatalogue) -> None:
