@@ -49,13 +49,15 @@ COMPLAINTS: dict[int, Complaint] = {
         ("worker-comfyui #129", "worker-comfyui #167", "runpod-python #309"),
         (
             "worker/test_jobs.py::test_a_result_too_large_is_an_error_that_says_so",
+            "worker/test_jobs.py::test_what_fits_by_its_files_but_not_by_its_labels_is_such_an_error_too",
             "worker/test_jobs.py::test_the_platforms_own_limits_count_when_none_is_set",
             "worker/test_delivery.py::test_what_is_too_large_inline_goes_to_the_bucket_with_a_word",
             "worker/test_delivery.py::test_what_fits_by_its_files_but_not_by_its_labels_goes_there_too",
         ),
     ),
     3: Complaint(
-        "An input may be a URL; it never leads into the worker's own network, and has a limit.",
+        "An input may be a URL; it never leads into the worker's own network, has a limit, and is"
+        " no web page.",
         ("worker-comfyui #131", "worker-comfyui #57"),
         (
             "worker/test_inputs.py::test_a_url_that_the_operator_allows",
@@ -63,6 +65,7 @@ COMPLAINTS: dict[int, Complaint] = {
             "worker/test_inputs.py::test_a_redirect_to_a_private_address_is_refused",
             "worker/test_inputs.py::test_inputs_over_the_limit_are_refused_from_every_source",
             "comfy/test_fetch.py::test_the_address_that_was_checked_is_the_one_that_is_asked",
+            "comfy/test_fetch.py::test_a_page_is_no_file_unless_a_page_is_wanted",
         ),
     ),
     4: Complaint(
@@ -113,6 +116,7 @@ COMPLAINTS: dict[int, Complaint] = {
             "worker/test_warmup.py::test_a_warm_up_runs_once_and_leaves_nothing",
             "worker/test_warmup.py::test_a_real_comfyui_is_warmed_up_by_a_template",
             "worker/test_warmup.py::test_what_is_prefetched_is_in_memory",
+            "worker/test_lifecycle.py::test_weights_are_read_while_comfyui_starts_and_it_is_warm_before_a_job_is_taken",
         ),
     ),
     9: Complaint(
@@ -123,6 +127,8 @@ COMPLAINTS: dict[int, Complaint] = {
             "comfy/models/test_roots.py::test_a_repository_that_runpod_cached_is_found_in_its_revision",
             "comfy/models/test_roots.py::test_the_real_comfyui_lists_what_is_on_the_volume",
             "comfy/models/test_roots.py::test_no_folder_of_the_real_comfyui_is_left_out",
+            "worker/test_volumes.py::test_the_workers_own_comfyui_has_what_is_on_its_volume",
+            "worker/test_volumes.py::test_what_a_job_lacks_is_named_by_its_node_with_what_is_on_the_volume",
             "comfy/preflight/test_check.py::test_a_missing_model_is_named_with_its_folder_and_the_ones_close_by",
             "worker/test_jobs.py::test_all_that_is_wrong_is_told_at_once_before_comfyui_is_asked",
         ),

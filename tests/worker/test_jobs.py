@@ -254,6 +254,19 @@ def test_a_result_too_large_is_an_error_that_says_so(make_bench: Callable[..., B
     assert bench.good(request()).artifacts
 
 
+def test_what_fits_by_its_files_but_not_by_its_labels_is_such_an_error_too(
+    make_bench: Callable[..., Bench],
+) -> None:
+    """Without a bucket there is nowhere else to go."""
+    size = 1 << 20
+    bench = make_bench(PENNYREEL_INLINE_MAX_BYTES=str(4 * ((size + 2) // 3) + 5000))
+    graph = {"1": node("FakeBig", bytes=size)}
+    assert bench.good(request(graph)).artifacts[0].data
+    problem = bench.bad(request(graph, metadata={"note": "x" * 9000}))
+    assert (problem.code, problem.retryable) == ("result_too_large", False)
+    assert "BUCKET_" in problem.hint
+
+
 def test_the_platforms_own_limits_count_when_none_is_set(bench: Bench) -> None:
     graph = {"1": node("FakeBig", bytes=9 << 20)}  # 12.6 MB as base64
     assert bench.bad(request(graph), "abc-u1").code == "result_too_large"

@@ -11,7 +11,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import requests
@@ -26,7 +26,7 @@ from pennyreel_emulators.runpod import (
     RunPodPlatform,
     WorkerReady,
 )
-from worker.support import COMMAND, S3, SAVE, Files, node, request, until
+from worker.support import COMMAND, FAKE, S3, SAVE, Files, node, request, until
 
 HERE = Path(__file__).parent
 WORKER = (sys.executable, "-m", "pennyreel_worker")
@@ -57,7 +57,9 @@ def processes_with(*marks: str) -> list[int]:
     return found
 
 
-def local(tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def local(
+    tmp_path: Path, *arguments: str, stderr: IO[str] | int = subprocess.PIPE, **env: str
+) -> subprocess.CompletedProcess[str]:
     """Run the worker without a platform, as its SDK allows."""
     return subprocess.run(
         [sys.executable, str(HERE / "watched.py"), *arguments],
@@ -65,7 +67,7 @@ def local(tmp_path: Path, *arguments: str, **env: str) -> subprocess.CompletedPr
             **PASS, "HOME": str(tmp_path), "PENNYREEL_COMFYUI_COMMAND": COMMAND,
             "PENNYREEL_WORK_DIR": str(tmp_path / "work"), **env,
         },
-        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
@@ -109,6 +111,40 @@ def test_a_comfyui_that_its_warm_up_killed_or_hangs_is_ready_again_before_a_job_
     )
     assert failed < again < takes
     assert "comfy_unavailable" not in told
+
+
+def test_weights_are_read_while_comfyui_starts_and_it_is_warm_before_a_job_is_taken(
+    tmp_path: Path,
+) -> None:
+    """Here ComfyUI goes on with its start only when the weights have been read."""
+    weights = tmp_path / "volume" / "checkpoints" / "a.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(bytes(1000))
+    warm, said = tmp_path / "warm.json", tmp_path / "said"
+    warm.write_text(json.dumps({"1": node("FakeMemory", log=str(tmp_path / "runs"), times=0)}))
+    program = tmp_path / "main.py"
+    program.write_text(
+        "import pathlib, runpy, time\n"
+        f"while 'prefetch: ' not in pathlib.Path({str(said)!r}).read_text('utf-8'):\n"
+        "    time.sleep(0.01)\n"
+        f"runpy.run_path({str(FAKE)!r}, run_name='__main__')\n"
+    )
+    job = json.dumps({"id": "local-1", "input": request()})
+    env = {
+        "PENNYREEL_COMFYUI_COMMAND": json.dumps([sys.executable, str(program)]),
+        "PENNYREEL_COMFYUI_START_S": "20",
+        "PENNYREEL_MODEL_ROOTS": str(tmp_path / "volume"),
+        "PENNYREEL_PREFETCH": "checkpoints",
+        "PENNYREEL_WARMUP": str(warm),
+    }
+    with said.open("w") as stderr:
+        ran = local(tmp_path, "--test_input", job, stderr=stderr, **env)
+    told = said.read_text("utf-8")
+    assert ran.returncode == 0, told
+    assert "of 1 files" in told
+    before, _, _ = told.partition("taking jobs")
+    assert f"the warm-up {str(warm)!r} took" in before
+    assert len((tmp_path / "runs").read_text().splitlines()) == 1
 
 
 def test_a_failed_job_is_the_sdks_exit_code(tmp_path: Path) -> None:
