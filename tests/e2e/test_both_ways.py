@@ -53,6 +53,7 @@ def test_hello_video_is_the_same_by_every_way(
     )
     seen = []
     for name, result in results.items():
+        assert len(result.artifacts) == 1, name
         (artifact,) = result.artifacts
         assert (artifact.kind, artifact.mime) == ("video", "video/mp4"), name
         seen.append(decode(artifact.path))

@@ -20,6 +20,7 @@ from pennyreel_contract import new_attempt_id, parse_progress
 from pennyreel_emulators.runpod import EndpointConfig, PlatformConfig, RunPodPlatform
 
 FAKE = Path(__file__).parents[1] / "fakes" / "comfyui.py"
+PASSED = ("PATH", "PYTHONPATH")  # the worker of this very tree, wherever it stands
 JOBS = 150
 CLIENTS = 16
 
@@ -29,7 +30,7 @@ def platform(tmp_path: Path) -> Iterator[RunPodPlatform]:
     endpoint = EndpointConfig(
         command=(sys.executable, "-m", "pennyreel_worker"),
         env={
-            "PATH": os.environ["PATH"],
+            **{name: os.environ[name] for name in PASSED if name in os.environ},
             "PENNYREEL_COMFYUI_COMMAND": json.dumps([sys.executable, str(FAKE)]),
             "PENNYREEL_WORK_DIR": str(tmp_path),
         },
