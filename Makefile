@@ -4,8 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 COMFYUI := build/comfyui
 PYTEST := PENNYREEL_TEST_COMFYUI=$(CURDIR)/$(COMFYUI) $(BIN)/python -m pytest
-# A file's tests stay together: its servers are started once.
-PARALLEL := -n logical --dist loadfile
+# A file's tests stay together: its servers are started once. They wait more than they compute, so
+# there is one process more than there are cores; each of the long ones keeps a core busy.
+MORE := $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
+FAST := -n $(MORE) --dist loadfile
+LONG := -n logical --dist loadfile
 
 .PHONY: demo test fast check lint image-test postgres clean
 
@@ -16,12 +19,12 @@ test: $(VENV)/.test lint fast $(COMFYUI)/install.json  ## All that must hold, in
 	$(PYTEST) tests -m "real and not long"
 
 fast: $(VENV)/.test postgres
-	$(PYTEST) tests -m "not real and not long" $(PARALLEL) --durations=25 --cov \
+	$(PYTEST) tests -m "not real and not long" $(FAST) --durations=25 --cov \
 	  --cov-report=term:skip-covered
 
 check: $(VENV)/.test $(COMFYUI)/install.json postgres  ## The long proofs, in under 45 minutes.
 	$(PYTEST) tests/e2e/test_bench.py -m long
-	$(PYTEST) tests -m "long and not image" --ignore tests/e2e/test_bench.py $(PARALLEL)
+	$(PYTEST) tests -m "long and not image" --ignore tests/e2e/test_bench.py $(LONG)
 	$(MAKE) image-test
 
 image-test: $(VENV)/.test  ## Build the image and have it serve jobs: as root, on Debian. 7 minutes.
