@@ -99,6 +99,8 @@ class FakeComfy:
         self.connections = 0
         self.answer_prompt: Callable[[dict[str, Any]], web.Response | None] = lambda _: None
         self.refuse_sockets = False
+        self.absent = 0
+        """So many readings of /history are answered with 503 from now on."""
         self.info: dict[str, Any] = {}
         """More node classes, as /object_info tells them; see `loader`."""
         self.models: dict[str, list[str]] = {
@@ -170,10 +172,16 @@ class FakeComfy:
             self.running = None
 
     def write(self, prompt: Prompt, node: str, content: bytes, ending: str = "png") -> None:
-        """Write an output file as SaveImage would."""
+        """Write an output file as SaveImage would: never over another one."""
         prefix = str(prompt.graph[node]["inputs"].get("filename_prefix", "fake"))
         folder, _, stem = prefix.rpartition("/")
-        name = f"{stem}_{len(prompt.outputs) + 1:05}_.{ending}"
+        number = len(prompt.outputs) + 1
+        while (
+            self.output is not None
+            and (self.output / folder / _name(stem, number, ending)).exists()
+        ):
+            number += 1
+        name = _name(stem, number, ending)
         if self.output is not None:
             (self.output / folder).mkdir(parents=True, exist_ok=True)
             (self.output / folder / name).write_bytes(content)
@@ -232,6 +240,9 @@ class FakeComfy:
     @web.middleware
     async def _note(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.requests.append((request.method, request.path))
+        if self.absent and request.method == "GET" and request.path.startswith("/history/"):
+            self.absent -= 1
+            return web.Response(status=503)
         return await handler(request)
 
     async def _work(self) -> None:
@@ -416,6 +427,10 @@ class FakeComfy:
         if name is not None:
             found = {name: found[name]} if name in found else {}
         return web.json_response(found)
+
+
+def _name(stem: str, number: int, ending: str) -> str:
+    return f"{stem}_{number:05}_.{ending}"
 
 
 def loader(name: str, input_name: str, files: list[str]) -> dict[str, Any]:

@@ -60,9 +60,11 @@ def make(seed: str) -> dict[str, Any]:
     """Return one job as the platform hands it over. The same seed makes the same job."""
     rng = random.Random(seed)  # noqa: S311 - not a secret
     body: Any = copy.deepcopy(rng.choice(BASES)(rng))
-    for _ in range(rng.choice((0, 0, 1, 1, 1, 2, 3, 6))):
+    for _ in range(rng.choice((0, 0, 0, 0, 1, 1, 1, 2, 3, 6))):
         body = _mutate(rng, body)
-    _tame(body)
+    _tame(body, f"{seed}.mp4")
+    if rng.random() < 0.06:
+        _deepen(rng, body)
     if rng.random() < 0.05:
         body = _as_text(rng, body)
     job: dict[str, Any] = {"id": f"job-{seed}", "input": body}
@@ -97,9 +99,16 @@ def _ours(rng: random.Random) -> dict[str, Any]:
     optional: tuple[tuple[str, Any], ...] = (
         ("inputs", [{"name": "in.png", "data": IMAGE}]),
         ("inputs", [{"name": rng.choice(NAMES), "url": rng.choice(SIGNED)}]),
+        ("inputs", [{"name": rng.choice(NAMES), "data": rng.choice((IMAGE, rng.choice(DATA)))}]),
+        ("inputs", [{"name": "in.png", "s3": rng.choice(NAMES)}]),
         ("outputs", {"kinds": ["image"], "temp": True, "nodes": ["9"]}),
+        ("outputs", {"nodes": ["9", rng.choice(NAMES)]}),
         ("seed", rng.choice(NUMBERS)),
-        ("timeout_s", 30.0),
+        (
+            "outputs",
+            {"delivery": rng.choice(("inline", "s3", "x")), "url_ttl_s": rng.choice(NUMBERS)},
+        ),
+        ("timeout_s", rng.choice((30.0, 30.0, *NUMBERS))),
         ("metadata", {rng.choice(NAMES): rng.choice(NUMBERS)}),
         (
             "models",
@@ -108,7 +117,7 @@ def _ours(rng: random.Random) -> dict[str, Any]:
         ("preview", True),
         ("comfy_org_api_key", SECRET),
     )
-    body |= {name: value for name, value in optional if rng.random() < 0.12}
+    body |= {name: value for name, value in optional if rng.random() < 0.08}
     return {**body, "workflow": _graph(rng)}
 
 
@@ -164,6 +173,19 @@ def _deep(depth: int, lists: bool) -> Any:
     return value
 
 
+def _deepen(rng: random.Random, body: Any) -> None:
+    """Put what has many levels where each parser looks: some of them count, and some recurse."""
+    if not isinstance(body, dict):
+        return
+    deep = _deep(rng.choice((90, 101, 150, 260, 500, 1200, 3000)), rng.random() < 0.5)
+    where = rng.choice(("metadata", "workflow", "input", "images", "contract", "unknown"))
+    graph = body.get("workflow")
+    if where == "input" and isinstance(graph, dict) and isinstance(graph.get("9"), dict):
+        graph["9"]["inputs"] = {"images": deep}
+    else:
+        body[where] = {"deep": deep} if where in {"metadata", "workflow"} else deep
+
+
 def _mutate(rng: random.Random, body: Any) -> Any:
     """Change one place: replace, remove, add, wrap, repeat."""
     places = list(_places(body, 60))
@@ -201,14 +223,18 @@ def _places(value: Any, most: int) -> Iterator[tuple[Any, Any]]:
             queue.append(holder[key])
 
 
-def _tame(body: Any) -> None:
-    """Keep the fake's own nodes from doing what no real node does: write anywhere."""
+def _tame(body: Any, name: str) -> None:
+    """Keep the fake's own nodes from doing what no real node does: write anywhere.
+
+    Nor does a real one write over another job's file, which lies beside its own where the graph
+    leaves no prefix to change: ComfyUI counts them.
+    """
     graph = body.get("workflow") if isinstance(body, dict) else None
     for value in graph.values() if isinstance(graph, dict) else ():
         if isinstance(value, dict) and value.get("class_type") == "FakeOutput":
             inputs = value.get("inputs")
             if isinstance(inputs, dict):
-                inputs.update(filename="a.mp4", type="output")
+                inputs.update(filename=name, type="output")
 
 
 def _as_text(rng: random.Random, body: Any) -> str:
@@ -216,4 +242,6 @@ def _as_text(rng: random.Random, body: Any) -> str:
         text = json.dumps(body)
     except RecursionError:
         return "[" * 5000
+    if rng.random() < 0.2:  # more levels than any parser of JSON goes down
+        return rng.choice(("[", '{"workflow":')) * 200_000
     return text[: rng.randrange(len(text))] if rng.random() < 0.3 else text

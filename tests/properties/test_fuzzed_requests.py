@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
 import json
 import logging
 import os
@@ -15,22 +17,16 @@ from typing import Any
 import pytest
 
 from pennyreel_comfy.waiting import Deadline
-from pennyreel_contract import Code, ErrorInfo, parse_info, parse_result
+from pennyreel_contract import Code, ErrorInfo, Info, Result, parse_info, parse_result
 from pennyreel_worker.delivery import RUN_LIMIT
-from pennyreel_worker.stock import is_stock, parse
-from properties.requests_fuzzed import SECRET, make
+from properties.requests_fuzzed import SECRET, make, node
 from worker.support import SAVE, Bench, comfy_of, request, settings_of
 
 SEED = os.environ.get("PENNYREEL_FUZZ_SEED", "2026")
 FEW, MANY = 500, 10_000
 AT_ONCE = 4
 STUB = Path(__file__).with_name("stub_comfyui.py")
-REFUSALS = {
-    "Please provide input",
-    "Invalid JSON format in input",
-    "Missing 'workflow' parameter",
-    "'images' must be a list of objects with 'name' and 'image' keys",
-}
+GOOD_EVERY = 100
 
 
 @pytest.fixture
@@ -85,10 +81,13 @@ def test_no_request_crashes_the_worker_or_escapes_the_contract(
     async def run(numbers: Iterator[int]) -> None:
         for number in numbers:
             seed = f"{SEED}-{number}"
-            job = make(seed)
             try:
-                reply = await bench.job(job.pop("input", None), job.pop("id"), **job)
-                seen[_judge(make(seed), reply)] += 1
+                kind = _judge(make(seed), await _send(bench, make(seed)))
+                seen[kind] += 1
+                if kind in {"result", "images"}:
+                    await _once_more(bench, seed, kind)
+                if number % GOOD_EVERY == 0:
+                    assert parse_result(await bench.job(request(SAVE))).artifacts
             except Exception as problem:  # noqa: BLE001 - each is a finding, named by its seed
                 faults.append(f"make({seed!r}): {type(problem).__name__}: {problem}"[:600])
             bench.posts.clear()
@@ -115,31 +114,101 @@ def test_no_request_crashes_the_worker_or_escapes_the_contract(
     assert bench.good(request(SAVE)).artifacts
 
 
+async def _send(bench: Bench, job: dict[str, Any]) -> dict[str, Any]:
+    return await bench.job(job.pop("input", None), job.pop("id"), **job)
+
+
+async def _once_more(bench: Bench, seed: str, kind: str) -> None:
+    """The same attempt twice at once, under two labels; and another graph as the same attempt."""
+    same, labelled, other = make(seed), make(seed), make(seed)
+    body = _dict(_said(other))
+    labelled["input"] = {**body, "metadata": {"label": seed}}
+    other["input"] = {**body, "workflow": {**body["workflow"], "more": node("FakeNothing")}}
+    sent = [same, labelled, other]
+    replies = await asyncio.gather(*(_send(bench, dict(job)) for job in sent))
+    kinds = [_judge(job, reply) for job, reply in zip(sent, replies, strict=True)]
+    if kinds[0] == "attempt_conflict":  # all wait for the former one's end: any may be the first
+        assert kinds[1] == kinds[0] != kinds[2]
+    else:
+        assert kinds == [kind, kind, "attempt_conflict"]
+        assert _files(replies[0]) == _files(replies[1]), "they are of one run"
+
+
+def _files(reply: dict[str, Any]) -> list[tuple[str, str | None]]:
+    if "images" in reply:
+        return [(image["filename"], image["data"]) for image in reply["images"]]
+    return [(artifact.name, artifact.data) for artifact in parse_result(reply).artifacts]
+
+
+# What follows says in its own words what the worker's parsers say in theirs: a judge who asked
+# them would believe whatever they do.
+
+
+def _said(job: dict[str, Any]) -> object:
+    """A job's input; of a string that is JSON, what that says."""
+    given: object = job.get("input")
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(given)
+    return given
+
+
+def _dict(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _is_ours(body: object) -> bool:
+    said = _dict(body)
+    return "contract" in said or (said.get("op") == "info" and "workflow" not in said)
+
+
+def _refusal(body: object) -> str | None:
+    """The stock worker's words for a request that it does not take."""
+    if body is None:
+        return "Please provide input"
+    if isinstance(body, str):
+        return "Invalid JSON format in input"
+    if _dict(body).get("workflow") is None:
+        return "Missing 'workflow' parameter"
+    images = _dict(body).get("images")
+    pairs = images if isinstance(images, list) else [None]
+    if images is not None and any(
+        not isinstance(_dict(pair).get(key), str) for pair in pairs for key in ("name", "image")
+    ):
+        return "'images' must be a list of objects with 'name' and 'image' keys"
+    return None
+
+
 def _judge(job: dict[str, Any], reply: dict[str, Any]) -> str:
     """Return what kind of answer it is; raise where the contract knows no such answer."""
     text = json.dumps(reply, allow_nan=False, ensure_ascii=False)
     assert len(text.encode()) <= RUN_LIMIT
     assert json.loads(text) == reply
     assert SECRET not in text
-    body = parse(job.get("input"))
-    if is_stock(body):
-        return _stock(reply)
+    body = _said(job)
+    if not _is_ours(body):
+        return _stock(body, reply)
     if "error" in reply:
         assert set(reply) == {"error"}
         assert "pennyreel_error" in json.loads(reply["error"])
         return _known(ErrorInfo.decode(reply["error"]))
-    assert isinstance(body, dict)
-    if body.get("op") == "info":
+    said = _dict(body)
+    if said.get("op") == "info":
+        assert set(reply) <= set(Info.model_fields)
         assert parse_info(reply).versions
         return "info"
+    assert set(reply) <= set(Result.model_fields)
     result = parse_result(reply)
-    assert result.attempt_id == body["attempt_id"]
+    assert result.attempt_id == said["attempt_id"]
+    assert result.metadata == said.get("metadata", {})
+    for artifact in result.artifacts:
+        assert len(base64.b64decode(artifact.data or "", validate=True)) == artifact.bytes
     return "result"
 
 
-def _stock(reply: dict[str, Any]) -> str:
-    if set(reply) == {"error"}:
-        assert reply["error"] in REFUSALS
+def _stock(body: object, reply: dict[str, Any]) -> str:
+    if (words := _refusal(body)) is not None or set(reply) == {"error"}:
+        assert reply == {"error": words}
         return "refusal"
     if "error" in reply:
         assert set(reply) - {"code", "hint"} == {"error", "details"}
@@ -152,6 +221,7 @@ def _stock(reply: dict[str, Any]) -> str:
     for image in reply["images"]:
         assert set(image) == {"filename", "type", "data"}
         assert image["type"] == "base64"
+        assert base64.b64decode(image["data"], validate=True)
     return "images" if reply["images"] else "no images"
 
 

@@ -12,7 +12,9 @@ import json
 import struct
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +23,13 @@ from hypothesis import strategies as st
 
 from fakes.comfyui import FakeComfy, Prompt
 from fakes.waits import eventually
+from pennyreel_comfy import session as session_module
 from pennyreel_comfy.events import Event, Image, parse
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.session import Run, Session
 from pennyreel_comfy.tracker import Tracker
-from pennyreel_comfy.waiting import Deadline
-from pennyreel_contract import JobFailed, PennyreelError
+from pennyreel_comfy.waiting import CancelToken, Deadline
+from pennyreel_contract import Code, JobFailed, JobTimeout, PennyreelError, error
 from properties.steady import STEADY
 
 LIMIT_S = 30.0
@@ -76,10 +79,18 @@ _step = st.one_of(
     st.tuples(st.just("twice"), _news, st.just(0)),
     st.sampled_from([("drop", None, 0), ("garbage", None, 0), ("picture", None, 0)]),
     st.sampled_from([("read", None, 0), ("truth", None, 0)]),
+    st.sampled_from([("absent", None, 0), ("cancel", None, 0), ("fail", None, 0)]),
 )
 _plan = st.fixed_dictionaries(
     {"truth": st.sampled_from(sorted(CODES)), "steps": st.lists(_step, max_size=10)}
 )
+
+
+_tokens: dict[str, CancelToken] = {}
+"""Of the jobs under way, by their ids: a plan may have its job cancelled."""
+
+_failing: dict[str, Callable[[PennyreelError], None]] = {}
+"""How the session is told that its server has died."""
 
 
 async def script(fake: FakeComfy, prompt: Prompt) -> None:
@@ -87,6 +98,9 @@ async def script(fake: FakeComfy, prompt: Prompt) -> None:
     plan = json.loads(prompt.graph["1"]["inputs"]["plan"])
     told = False
     for kind, news, whose in plan["steps"]:
+        if kind == "fail":
+            die(fake, prompt)
+            return
         if kind == "truth" and not told:
             told = True
             await tell_the_truth(fake, prompt, plan["truth"])
@@ -96,9 +110,20 @@ async def script(fake: FakeComfy, prompt: Prompt) -> None:
         await tell_the_truth(fake, prompt, plan["truth"])
 
 
+def die(fake: FakeComfy, prompt: Prompt) -> None:
+    """Forget the session's jobs, as a server that dies does; and its supervisor tells of it."""
+    fake.running, fake.pending = None, [p for p in fake.pending if p.client != prompt.client]
+    for words in ("first", "second"):
+        _failing[prompt.id](error(Code.COMFY_CRASHED, f"the {words} words"))
+
+
 async def act(fake: FakeComfy, prompt: Prompt, kind: str, news: Any, whose: int) -> None:
     if kind == "drop":
         await fake.drop(prompt)
+    elif kind == "absent":
+        fake.absent = 3
+    elif kind == "cancel":
+        _tokens[prompt.id].cancel()
     elif kind == "garbage":
         await fake.send_raw(prompt.client, '{"type": 5, "data": []}')
     elif kind == "picture":
@@ -153,6 +178,7 @@ class Job:
 
     def __init__(self, session: Session, plan: dict[str, Any]) -> None:
         self.truth = str(plan["truth"])
+        self.steps = {kind for kind, _, _ in plan["steps"]}
         self.heard: list[Event] = []
         self.fractions: list[float] = []
         self.entry: dict[str, Any] = {}
@@ -160,7 +186,9 @@ class Job:
         graph = {n: {"class_type": "KSampler", "inputs": {}} for n in NODES}
         graph["1"]["inputs"] = {"plan": json.dumps(plan)}
         self._tracker = Tracker(graph)
-        self.run: Run = session.submit(graph, listener=self._hear)
+        self._cancel, prompt_id = CancelToken(), str(uuid.uuid4())
+        _tokens[prompt_id], _failing[prompt_id] = self._cancel, session.fail_all
+        self.run: Run = session.submit(graph, prompt_id=prompt_id, listener=self._hear)
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._follow)
         self._thread.start()
@@ -180,7 +208,7 @@ class Job:
         # Jobs run one after the other, so one that waits for an endless one has more time.
         limit = ENDLESS_S if self.truth == "endless" else LIMIT_S
         try:
-            self.entry = self.run.wait(Deadline(limit))
+            self.entry = self.run.wait(Deadline(limit), self._cancel)
         except PennyreelError as problem:
             self.problem = problem
 
@@ -195,11 +223,15 @@ def test_a_job_ends_with_the_truth_of_history_whatever_is_told(
         jobs = [Job(session, plan) for plan in plans]
         for job in jobs:
             assert job.ended() < LIMIT_S
+        befell = set().union(*(job.steps for job in jobs))
         for job in jobs:
-            _judge(job)
+            _judge(job, befell)
         assert session._runs == {}, "nobody is followed any more"
     assert fake.running is None or fake.running.id not in {job.run.prompt_id for job in jobs}
     fake.history.clear()
+    fake.absent = 0
+    _tokens.clear()
+    _failing.clear()
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -233,6 +265,60 @@ def test_silence_is_a_stall_only_where_somebody_listens(deaf: bool) -> None:
         go_on.set()
 
 
+def test_a_job_that_is_heard_of_makes_progress() -> None:
+    go_on = threading.Event()
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        while not go_on.is_set():
+            await asyncio.sleep(0.01)
+        await fake.send(prompt, "progress", node="1", value=1, max=2)
+        await prompt.interrupted.wait()
+
+    heard: list[Event] = []
+    with FakeComfy(script) as fake, Session(ComfyHttp(fake.url), poll_s=0.05) as session:
+        run = session.submit({"1": {"class_type": "KSampler", "inputs": {}}}, listener=heard.append)
+        run.heard_at -= 1000  # so long ago
+        go_on.set()
+        eventually(lambda: bool(heard))
+        with pytest.raises(JobTimeout):
+            run.wait(Deadline(0.2), stall_s=500)
+
+
+def test_absences_of_the_server_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late[0])
+    monkeypatch.setattr(session_module, "time", clock)
+
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        for _ in range(3):
+            fake.absent = 1
+            while fake.absent:
+                await asyncio.sleep(0.005)
+            asked = len(fake.requests)
+            while ("GET", f"/history/{prompt.id}") not in fake.requests[asked:]:
+                await asyncio.sleep(0.005)
+            late[0] += 0.6 * session_module.DOWN_GRACE_S
+        fake.finish(prompt)
+
+    with FakeComfy(script) as fake, Session(ComfyHttp(fake.url), poll_s=0.05) as session:
+        run = session.submit({"1": {"class_type": "KSampler", "inputs": {}}})
+        assert run.wait(Deadline(LIMIT_S))["status"]["completed"]
+
+
+def test_a_job_that_was_woken_goes_to_sleep_again() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "executing", node=None)  # an end too early
+        await prompt.interrupted.wait()
+
+    with FakeComfy(script) as fake, Session(ComfyHttp(fake.url), poll_s=10.0) as session:
+        run = session.submit({"1": {"class_type": "KSampler", "inputs": {}}})
+        with pytest.raises(JobTimeout):
+            run.wait(Deadline(1.5))
+        asked = sum(path.startswith("/history/") for _, path in fake.requests)
+    # Once where it is told, once after each pause, and once by the next poll or its deadline.
+    assert 2 < asked <= len(session_module.SETTLE_S) + 3
+
+
 @settings(STEADY, max_examples=500)
 @given(news=st.lists(_news, max_size=20))
 def test_a_percentage_never_falls_and_is_one(news: list[Any]) -> None:
@@ -246,16 +332,24 @@ def test_a_percentage_never_falls_and_is_one(news: list[Any]) -> None:
     assert fractions[-1] <= 1.0
 
 
-def _judge(job: Job) -> None:
+def _judge(job: Job, befell: set[str]) -> None:
+    """See whether a job's end is true; `befell` is what befell any job of its session."""
     mine = job.run.prompt_id
     code = "" if job.problem is None else job.problem.code
-    if job.truth == "endless":  # it may have been ended while it was still in the queue
+    told = str(job.problem)
+    if code == "cancelled" and "cancel" in job.steps and job.problem is not None:
+        assert job.truth in {"interrupted", "vanished"} or told == "the job was cancelled"
+        assert job.problem.info.detail.get("confirmed_stopped", True), "nothing keeps it going"
+    elif code == "comfy_crashed" and "fail" in befell and "words" in told:
+        assert told.startswith("the first words"), "what came first is the cause"
+    elif job.truth == "endless":  # it may have been ended while it was still in the queue
         assert code == "timeout"
     else:
         assert code in CODES[job.truth], (job.truth, job.problem)
-    if job.truth == "success":
+        assert code != "comfy_crashed" or "drop" in befell, "its websocket was never broken"
+    if job.truth == "success" and not code:
         assert job.entry["outputs"] == {"1": {"text": [mine]}}
-    if job.truth in {"failed", "memory"}:
+    if code in {"execution_failed", "out_of_memory"} and job.truth != "silent":
         assert mine in str(job.problem), "another job's failure"
     owners = {
         e.prompt_id for e in job.heard if hasattr(e, "prompt_id") and not isinstance(e, Image)

@@ -6,8 +6,9 @@ import contextlib
 import shutil
 import signal
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fakes.waits import eventually
 from pennyreel_comfy import process
+from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.process import State
 from pennyreel_comfy.waiting import CancelToken, Deadline
 from pennyreel_contract import JobCancelled, JobFailed, JobTimeout, PennyreelError, SetupNeeded
@@ -26,6 +28,12 @@ from properties.watched import DRAWN, RUNNING, Watched
 
 ABLE = ("good", "stubborn", "litter", "flood")
 UNABLE = ("dies", "brittle", "silent", "sulky", "missing")
+WHY = {
+    "dies": "ended while it started (exit code 3)",
+    "brittle": "ended while it started (exit code 7)",
+    "silent": "did not answer within 0.15 s",
+    "sulky": "did not answer within 0.15 s",
+}
 READY_S = 20.0
 """More than any of these children needs to answer, or to fail."""
 
@@ -81,6 +89,13 @@ class Supervisor(RuleBasedStateMachine):
         assert self.comfy.pid == self.comfy.children[-1].pid
         assert self.comfy.problem is None
         assert self.comfy.death(0) is None
+        ComfyHttp(self.comfy.url).system_stats(timeout=READY_S)
+        self.says_its_own(self.comfy.tail(), how)
+
+    @staticmethod
+    def says_its_own(lines: list[str], how: str) -> None:
+        """No line is of another child than this one."""
+        assert {line for line in lines if line.startswith("hello")} <= {f"hello from {how}"}
 
     # Starting and ending.
 
@@ -132,6 +147,43 @@ class Supervisor(RuleBasedStateMachine):
         assert all(child.poll() is not None for child in self.comfy.children)
         eventually(lambda: not self.comfy.left())
 
+    @rule(
+        calls=st.lists(st.sampled_from(("start", "stop", "restart")), min_size=2, max_size=3),
+        how=_able,
+    )
+    def many_call_at_once(self, calls: list[str], how: str) -> None:
+        """Whoever comes first: at most one child is left, and the state says whether."""
+        former, children = self.comfy.how, self.child
+        self.prepare(how)
+        at_once = threading.Barrier(len(calls))
+
+        def call(name: str) -> None:
+            at_once.wait(READY_S)
+            with contextlib.suppress(RuntimeError):  # another was faster: it starts already
+                getattr(self.comfy, name)()
+
+        self.in_threads([lambda name=name: call(name) for name in calls])
+        if self.child == children:
+            self.comfy.prepare(former)
+        self.frozen = self.frozen and self.child == children and self.comfy.state in RUNNING
+        alive = [child.pid for child in self.comfy.children if child.poll() is None]
+        if set(calls) == {"stop"}:
+            assert self.comfy.state in {State.STOPPED, State.NEW}
+        if self.comfy.state in {State.STOPPED, State.NEW}:
+            assert alive == []
+        elif self.runs(*ABLE):
+            self.answering(self.comfy.how)
+            assert alive == [self.comfy.pid]
+
+    def in_threads(self, calls: list[Callable[[], None]]) -> None:
+        """Make the calls at once, until all have returned."""
+        threads = [threading.Thread(target=call) for call in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * READY_S)
+            assert not thread.is_alive(), "it hangs"
+
     @contextlib.contextmanager
     def no_death(self) -> Iterator[None]:
         """Whoever ends a child that would have lived is not told that it died."""
@@ -155,7 +207,10 @@ class Supervisor(RuleBasedStateMachine):
             self.waited(READY_S)
         eventually(lambda: self.comfy.state is State.FAILED)
         assert self.comfy.problem is self.comfy.death(0)
-        assert self.comfy.death(0) is not None
+        assert self.comfy.problem is not None
+        assert self.comfy.problem.code == "comfy_start_failed"
+        assert WHY[how] in str(self.comfy.problem)
+        self.says_its_own(self.comfy.problem.info.detail["log"], how)
         eventually(lambda: self.comfy.pid is None)
         self.comfy.join()
         assert len(self.told) <= told + 1
@@ -175,6 +230,39 @@ class Supervisor(RuleBasedStateMachine):
         cancel.cancel()
         with pytest.raises(JobCancelled):
             self.comfy.wait_ready(Deadline(READY_S), cancel)
+
+    @rule(fate=st.sampled_from(("answers", "killed", "stopped", "restarted")))
+    def everybody_who_waits_is_told(self, fate: str) -> None:
+        self.restart("late", kill=True)
+        ends: list[BaseException | None] = []
+
+        def wait() -> None:
+            try:
+                self.comfy.wait_ready(Deadline(READY_S))
+                ends.append(None)
+            except (RuntimeError, PennyreelError) as problem:
+                ends.append(problem)
+
+        def befall() -> None:
+            if fate == "answers":
+                (self.folder / "gate").touch()
+            elif fate == "killed":
+                self.comfy.children[-1].kill()
+            elif fate == "stopped":
+                self.comfy.stop()
+            else:
+                self.restart("good", kill=False)
+
+        self.in_threads([wait, wait, befall, wait])
+        assert len(ends) == 3
+        if fate in {"answers", "restarted"}:
+            assert ends == [None] * 3
+        elif fate == "stopped":
+            assert all("not starting" in str(end) for end in ends)
+        else:
+            assert ends == [self.comfy.problem] * 3
+            assert self.comfy.problem is not None
+            assert "ended while it started (signal SIGKILL)" in str(self.comfy.problem)
 
     def waited(self, limit: float) -> None:
         """Whatever the child does, waiting ends in time, and truly."""
@@ -241,9 +329,15 @@ class Supervisor(RuleBasedStateMachine):
         """Its death is told once, and nothing that it left behind outlives it."""
         if not self.frozen:
             self.answering(how)
-        told = len(self.told)
-        self.comfy.children[-1].send_signal(signal.SIGKILL if self.frozen else number)
-        eventually(lambda: self.comfy.state is State.FAILED)
+        told, number = len(self.told), signal.SIGKILL if self.frozen else number
+        self.comfy.children[-1].send_signal(number)
+        problem = self.comfy.death(READY_S)  # who sees its connection break asks so
+        assert problem is not None
+        assert problem.code == "comfy_crashed"
+        assert f"died (signal {number.name})" in str(problem)
+        assert problem.info.detail["returncode"] == -number
+        self.says_its_own(problem.info.detail["log"], self.comfy.how)
+        assert self.comfy.state is State.FAILED
         eventually(lambda: not self.comfy.left())
         self.comfy.join()
         assert len(self.told) == told + 1
@@ -267,6 +361,7 @@ class Supervisor(RuleBasedStateMachine):
         self.answering(how)
         self.comfy.children[-1].send_signal(signal.SIGSTOP)
         self.frozen = True
+        assert self.comfy.death(0) is None
 
     @rule()
     def it_goes_on(self) -> None:
@@ -280,6 +375,12 @@ class Supervisor(RuleBasedStateMachine):
     def the_state_moves_as_drawn(self) -> None:
         for before, after in self.comfy.moves:
             assert after in DRAWN[before], f"{before.value} -> {after.value}"
+
+    @invariant()
+    def no_two_children_live(self) -> None:
+        alive = [child.pid for child in self.comfy.children if child.poll() is None]
+        assert alive in ([], [self.comfy.children[-1].pid] if self.comfy.children else [])
+        assert not alive or self.comfy.state not in {State.NEW, State.STOPPED}
 
     @invariant()
     def it_is_busy_while_a_job_of_this_child_runs(self) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -212,6 +213,18 @@ def test_who_waits_while_it_is_restarted_waits_for_the_new_one(
     for thread in waiting:
         thread.join()
     assert ended == [None] * 4
+
+
+def test_who_waits_for_idleness_waits_while_a_job_runs(comfy: Watched) -> None:
+    comfy.prepare("good")
+    comfy.start()
+    comfy.wait_ready(Deadline(60))
+    with comfy.busy():
+        began = time.monotonic()
+        comfy.wait_idle(0.1)
+        assert time.monotonic() - began >= 0.1
+    comfy.wait_idle(60)
+    assert comfy.state is State.READY
 
 
 def test_a_callback_that_raises_keeps_no_other_from_being_told(comfy: Watched) -> None:
