@@ -84,7 +84,7 @@ def test_no_request_crashes_the_worker_or_escapes_the_contract(
             try:
                 kind = _judge(make(seed), await _send(bench, make(seed)))
                 seen[kind] += 1
-                if kind in {"result", "images"}:
+                if kind == "result" or (kind == "images" and number % 3 == 0):
                     await _once_more(bench, seed, kind)
                 if number % GOOD_EVERY == 0:
                     assert parse_result(await bench.job(request(SAVE))).artifacts
@@ -122,6 +122,8 @@ async def _once_more(bench: Bench, seed: str, kind: str) -> None:
     """The same attempt twice at once, under two labels; and another graph as the same attempt."""
     same, labelled, other = make(seed), make(seed), make(seed)
     body = _dict(_said(other))
+    if "timeout_s" in body:  # it may be a short one, and was enough by chance
+        return
     labelled["input"] = {**body, "metadata": {"label": seed}}
     other["input"] = {**body, "workflow": {**body["workflow"], "more": node("FakeNothing")}}
     sent = [same, labelled, other]

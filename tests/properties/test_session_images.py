@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from properties.steady import STEADY
 _plan = st.fixed_dictionaries(
     {
         "steps": st.lists(st.sampled_from(["image", "image", "drop", "preview"]), max_size=6),
-        "old": st.booleans(),  # pictures carry no ids, as from servers before 0.3.50
+        "old": st.booleans(),  # pictures carry no ids, as from old servers
         "early": st.booleans(),  # /history is read before the last of them are
         "reopens": st.booleans(),
     }
@@ -30,16 +29,15 @@ _plan = st.fixed_dictionaries(
 
 
 async def script(fake: FakeComfy, prompt: Prompt) -> None:
-    """Send what two SaveImageWebsocket nodes would: each image's number, then the image."""
+    """Send what a SaveImageWebsocket node does: each image's number, then the image."""
     plan = json.loads(prompt.graph["1"]["inputs"]["plan"])
     many, number = plan["steps"].count("image"), 0
     await _open(fake, prompt)
     await fake.send(prompt, "execution_start")
-    steps = list(plan["steps"])
-    if plan["early"] and "drop" not in steps:
+    if plan["early"] and "drop" not in plan["steps"]:
         fake.finish(prompt)
         await _read(fake, prompt)
-    for step in steps:
+    for step in plan["steps"]:
         socket = fake.sockets.get(prompt.client)
         if step == "drop":
             await fake.drop(prompt)
@@ -65,7 +63,6 @@ async def _open(fake: FakeComfy, prompt: Prompt) -> None:
 async def _read(fake: FakeComfy, prompt: Prompt) -> None:
     while ("GET", f"/history/{prompt.id}") not in fake.requests:
         await asyncio.sleep(0.001)
-    await asyncio.sleep(0)
 
 
 async def _send(
@@ -89,24 +86,15 @@ def _image(prompt: Prompt, number: int) -> bytes:
     return f"{prompt.id} {number}".encode()
 
 
-@pytest.fixture(scope="module")
-def fake() -> Iterator[FakeComfy]:
-    with FakeComfy(script) as running:
-        yield running
-
-
 @pytest.mark.timeout(300)
 @settings(STEADY, max_examples=60)
 @given(plans=st.lists(_plan, min_size=1, max_size=2))
-def test_images_by_websocket_are_whole_or_told_as_lost(
-    fake: FakeComfy, plans: list[dict[str, Any]]
-) -> None:
-    with Session(ComfyHttp(fake.url), poll_s=0.02) as session:
+def test_images_by_websocket_are_whole_or_told_as_lost(plans: list[dict[str, Any]]) -> None:
+    with FakeComfy(script) as fake, Session(ComfyHttp(fake.url), poll_s=0.02) as session:
         runs = [session.submit(_graph(plan)) for plan in plans]
         for run, plan in zip(runs, plans, strict=True):
             run.wait(Deadline(30.0))
             _judge(run, plan, dropped=any("drop" in p["steps"] for p in plans))
-    fake.history.clear()
 
 
 def _graph(plan: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,15 @@ from hypothesis import strategies as st
 from fakes.comfyui import FakeComfy, Prompt
 from fakes.waits import eventually
 from pennyreel_comfy import session as session_module
-from pennyreel_comfy.events import Event, Image, parse
+from pennyreel_comfy.events import (
+    Errored,
+    Event,
+    Executing,
+    Image,
+    Interrupted,
+    Succeeded,
+    parse,
+)
 from pennyreel_comfy.http import ComfyHttp
 from pennyreel_comfy.session import Run, Session
 from pennyreel_comfy.tracker import Tracker
@@ -96,6 +104,8 @@ _failing: dict[str, Callable[[PennyreelError], None]] = {}
 async def script(fake: FakeComfy, prompt: Prompt) -> None:
     """Play the plan; the truth comes where it stands in it, or in the end."""
     plan = json.loads(prompt.graph["1"]["inputs"]["plan"])
+    while sum(p.client == prompt.client for p in fake.prompts) < plan["after"]:
+        await asyncio.sleep(0.001)
     told = False
     for kind, news, whose in plan["steps"]:
         if kind == "fail":
@@ -123,7 +133,7 @@ async def act(fake: FakeComfy, prompt: Prompt, kind: str, news: Any, whose: int)
     elif kind == "absent":
         fake.absent = 3
     elif kind == "cancel":
-        _tokens[prompt.id].cancel()
+        _tokens[prompt.id].cancel()  # also after its end
     elif kind == "garbage":
         await fake.send_raw(prompt.client, '{"type": 5, "data": []}')
     elif kind == "picture":
@@ -215,10 +225,12 @@ class Job:
 
 @pytest.mark.timeout(300)
 @settings(STEADY, max_examples=100)
-@given(plans=st.lists(_plan, min_size=1, max_size=3))
+@given(plans=st.lists(_plan, min_size=1, max_size=3), together=st.booleans())
 def test_a_job_ends_with_the_truth_of_history_whatever_is_told(
-    fake: FakeComfy, plans: list[dict[str, Any]]
+    fake: FakeComfy, plans: list[dict[str, Any]], together: bool
 ) -> None:
+    for plan in plans:  # a first job is over before the next is sent, or all are in the queue
+        plan["after"] = len(plans) if together else 0
     with Session(ComfyHttp(fake.url), poll_s=0.05) as session:
         jobs = [Job(session, plan) for plan in plans]
         for job in jobs:
@@ -230,8 +242,6 @@ def test_a_job_ends_with_the_truth_of_history_whatever_is_told(
     assert fake.running is None or fake.running.id not in {job.run.prompt_id for job in jobs}
     fake.history.clear()
     fake.absent = 0
-    _tokens.clear()
-    _failing.clear()
 
 
 @pytest.mark.parametrize("deaf", [False, True])
@@ -305,6 +315,43 @@ def test_absences_of_the_server_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -
         assert run.wait(Deadline(LIMIT_S))["status"]["completed"]
 
 
+@pytest.mark.parametrize("kind", ["execution_start", "execution_cached"])
+def test_a_picture_without_a_name_is_nobody_s_where_two_may_have_made_it(kind: str) -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        while len(fake.prompts) < 2:
+            await asyncio.sleep(0.001)
+        if prompt is fake.prompts[0]:
+            for one in fake.prompts:
+                await fake.send(one, kind, nodes=["1"])
+                await fake.send_raw(one.client, struct.pack(">II", 1, 2) + one.id.encode())
+        fake.finish(prompt)
+        await fake.send(prompt, "execution_success")
+
+    def pictures(heard: list[Event]) -> list[bytes]:
+        return [event.data for event in heard if isinstance(event, Image)]
+
+    graph = {"1": {"class_type": "KSampler", "inputs": {}}}
+    heard: tuple[list[Event], list[Event]] = ([], [])
+    with FakeComfy(script) as fake, Session(ComfyHttp(fake.url), poll_s=0.05) as session:
+        runs = [session.submit(graph, listener=one.append) for one in heard]
+        for run in runs:
+            eventually(lambda run=run: run.ended)
+            run.wait(Deadline(LIMIT_S))
+    assert pictures(heard[0]) == [runs[0].prompt_id.encode()], "only one had begun"
+    assert pictures(heard[1]) == []
+
+
+def test_a_websocket_that_is_open_again_is_a_reason_to_look() -> None:
+    async def script(fake: FakeComfy, prompt: Prompt) -> None:
+        await fake.send(prompt, "execution_start")
+        fake.finish(prompt)
+        await fake.drop(prompt)  # and nobody tells of the end
+
+    with FakeComfy(script) as fake, Session(ComfyHttp(fake.url), poll_s=600.0) as session:
+        run = session.submit({"1": {"class_type": "KSampler", "inputs": {}}})
+        assert run.wait(Deadline(LIMIT_S))["status"]["completed"]
+
+
 def test_a_job_that_was_woken_goes_to_sleep_again() -> None:
     async def script(fake: FakeComfy, prompt: Prompt) -> None:
         await fake.send(prompt, "executing", node=None)  # an end too early
@@ -332,6 +379,11 @@ def test_a_percentage_never_falls_and_is_one(news: list[Any]) -> None:
     assert fractions[-1] <= 1.0
 
 
+def _ends(event: Event) -> bool:
+    finished = isinstance(event, Executing) and event.node is None
+    return finished or isinstance(event, (Succeeded, Errored, Interrupted))
+
+
 def _judge(job: Job, befell: set[str]) -> None:
     """See whether a job's end is true; `befell` is what befell any job of its session."""
     mine = job.run.prompt_id
@@ -355,6 +407,7 @@ def _judge(job: Job, befell: set[str]) -> None:
         e.prompt_id for e in job.heard if hasattr(e, "prompt_id") and not isinstance(e, Image)
     }
     assert owners <= {mine}
+    assert not any(map(_ends, job.heard[:-1])), "it hears on after its end"
     pictures = [e for e in job.heard if isinstance(e, Image)]
     assert {e.prompt_id for e in pictures} <= {None, mine}
     assert job.fractions == sorted(job.fractions)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from socket import create_server
 
 import pytest
 
@@ -213,6 +214,18 @@ def test_who_waits_while_it_is_restarted_waits_for_the_new_one(
     for thread in waiting:
         thread.join()
     assert ended == [None] * 4
+
+
+def test_a_port_that_another_took_meanwhile_is_not_used_again(comfy: Watched) -> None:
+    comfy.prepare("good")
+    comfy.start()
+    comfy.wait_ready(Deadline(60))
+    former = comfy.port
+    comfy.stop()
+    with create_server(("127.0.0.1", former)):
+        comfy.start()
+        comfy.wait_ready(Deadline(60))
+        assert comfy.port != former
 
 
 def test_who_waits_for_idleness_waits_while_a_job_runs(comfy: Watched) -> None:
