@@ -129,11 +129,12 @@ async def _once_more(bench: Bench, seed: str, kind: str) -> None:
     sent = [same, labelled, other]
     replies = await asyncio.gather(*(_send(bench, dict(job)) for job in sent))
     kinds = [_judge(job, reply) for job, reply in zip(sent, replies, strict=True)]
-    if kinds[0] == "attempt_conflict":  # all wait for the former one's end: any may be the first
-        assert kinds[1] == kinds[0] != kinds[2]
-    else:
-        assert kinds == [kind, kind, "attempt_conflict"]
-        assert _files(replies[0]) == _files(replies[1]), "they are of one run"
+    # All wait for the former one's end: any may be the first. Without a bucket nobody knows of one
+    # that is over, so the other graph may run before or after the two.
+    assert set(kinds[:2]) <= {kind, "attempt_conflict"}
+    assert kinds.count("attempt_conflict") < 3, "one of them ran"
+    if kinds[:2] == [kind, kind]:
+        assert _files(replies[0]) == _files(replies[1])
 
 
 def _files(reply: dict[str, Any]) -> list[tuple[str, str | None]]:
