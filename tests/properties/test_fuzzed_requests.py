@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
-from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Code, ErrorInfo, Info, Result, parse_info, parse_result
 from pennyreel_worker.delivery import RUN_LIMIT
 from properties.requests_fuzzed import SECRET, make, node
-from worker.support import SAVE, Bench, comfy_of, request, settings_of
+from worker.support import SAVE, Bench, bench_of, request, settings_of
 
 SEED = os.environ.get("PENNYREEL_FUZZ_SEED", "2026")
 FEW, MANY = 500, 10_000
@@ -41,12 +40,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         PENNYREEL_WORK_DIR=str(tmp_path / "work"),
         PENNYREEL_JOB_TIMEOUT_MAX_S="30",
     )
-    with comfy_of(settings) as comfy:
-        comfy.start()
-        comfy.ready(Deadline(60))
-        made = Bench(comfy, settings)
+    with bench_of(settings) as made:
         yield made
-        made.worker.close()
 
 
 def tree(root: Path, but: Path) -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,6 +20,7 @@ import requests
 from botocore.config import Config
 
 from fakes import waits
+from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import ErrorInfo, Result, new_attempt_id, parse_progress, parse_result
 from pennyreel_worker.app import Worker
 from pennyreel_worker.comfy import Comfy
@@ -29,6 +31,7 @@ T = TypeVar("T")
 
 until = waits.until
 
+ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parents[1] / "fakes" / "comfyui.py"
 COMMAND = json.dumps([sys.executable, str(FAKE)])
 SECRET = "wJalrXUtnFEMIbPxRfiCYEXAMPLEKEY"
@@ -122,6 +125,23 @@ def comfy_of(settings: Settings) -> Iterator[Comfy]:
         yield comfy
     finally:
         comfy.stop()
+
+
+def real_settings(**env: str) -> Settings:
+    """Settings of a worker with the installed ComfyUI."""
+    root = os.environ.get("PENNYREEL_TEST_COMFYUI", str(ROOT / "build" / "comfyui"))
+    return Settings.from_env({"PENNYREEL_COMFYUI_ROOT": root, **env})
+
+
+@contextlib.contextmanager
+def bench_of(settings: Settings) -> Iterator[Bench]:
+    """A worker and its own ComfyUI, which is ready."""
+    with comfy_of(settings) as comfy:
+        comfy.start()
+        comfy.ready(Deadline(180))
+        made = Bench(comfy, settings)
+        yield made
+        made.worker.close()
 
 
 def s3_client(url: str) -> Any:

@@ -13,9 +13,7 @@ import pytest
 
 from comfy.models.library import Library, sha256
 from pennyreel_comfy.install import Installation
-from pennyreel_comfy.waiting import Deadline
-from pennyreel_worker.settings import Settings
-from worker.support import Bench, comfy_of, node, request
+from worker.support import Bench, bench_of, node, real_settings, request
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
@@ -48,16 +46,8 @@ def library() -> Iterator[Library]:
 @pytest.fixture(scope="module")
 def bench(library: Library) -> Iterator[Bench]:
     """A worker that may fetch models from the library."""
-    root = os.environ.get("PENNYREEL_TEST_COMFYUI", str(ROOT / "build" / "comfyui"))
-    settings = Settings.from_env(
-        {"PENNYREEL_COMFYUI_ROOT": root, "PENNYREEL_ALLOW_HOSTS": library.host}
-    )
-    with comfy_of(settings) as comfy:
-        comfy.start()
-        comfy.ready(Deadline(180))
-        made = Bench(comfy, settings)
+    with bench_of(real_settings(PENNYREEL_ALLOW_HOSTS=library.host)) as made:
         yield made
-        made.worker.close()
 
 
 def graph(name: str) -> dict[str, Any]:

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import base64
 import itertools
-import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from pennyreel_comfy.waiting import Deadline
 from pennyreel_contract import Result
-from pennyreel_worker.settings import Settings
-from worker.support import Bench, comfy_of, node, request
+from worker.support import Bench, bench_of, node, real_settings, request
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
 COSTLY, SMALL = "2", "3"
 GRAPH = {
     "1": node("EmptyImage", width=1024, height=1024, batch_size=1, color=0x204060),
@@ -42,14 +37,8 @@ TEXT = {**GRAPH, "9": node("PreviewAny", source=[SMALL, 0])}
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     """A worker without a bucket on the real ComfyUI."""
-    root = os.environ.get("PENNYREEL_TEST_COMFYUI", str(ROOT / "build" / "comfyui"))
-    settings = Settings.from_env({"PENNYREEL_COMFYUI_ROOT": root})
-    with comfy_of(settings) as comfy:
-        comfy.start()
-        comfy.ready(Deadline(180))
-        made = Bench(comfy, settings)
+    with bench_of(real_settings()) as made:
         yield made
-        made.worker.close()
 
 
 def ran(result: Result) -> set[str]:

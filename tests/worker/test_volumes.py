@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from pennyreel_comfy.waiting import Deadline
 from pennyreel_worker import models
-from pennyreel_worker.settings import Settings
-from worker.support import Bench, comfy_of, node, request
+from worker.support import Bench, bench_of, node, real_settings, request
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -28,22 +22,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     ):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"weights")
-    settings = Settings.from_env(
-        {
-            "PENNYREEL_COMFYUI_ROOT": os.environ.get(
-                "PENNYREEL_TEST_COMFYUI", str(ROOT / "build" / "comfyui")
-            ),
-            "PENNYREEL_MODEL_ROOTS": str(named),
-        }
-    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "VOLUMES", (volume,))  # where RunPod mounts it is not ours to write
-        with comfy_of(settings) as comfy:
-            comfy.start()
-            comfy.ready(Deadline(180))
-            made = Bench(comfy, settings)
+        with bench_of(real_settings(PENNYREEL_MODEL_ROOTS=str(named))) as made:
             yield made
-            made.worker.close()
 
 
 def test_the_workers_own_comfyui_has_what_is_on_its_volume(bench: Bench) -> None:

@@ -29,6 +29,7 @@ from pennyreel_contract import (
     error,
 )
 from pennyreel_worker.delivery import measure
+from pennyreel_worker.execution import FAILURES
 from pennyreel_worker.job import NOTHING_WANTED
 
 URL_TTL_S = 604_800  # its URLs live a week
@@ -37,7 +38,6 @@ _NAME_BYTES = 180
 _UPLOAD_FAILED = "Failed to upload one or more input images"
 _UNKNOWN = Code.UNKNOWN_NODE.value
 _UPLOADS = {Code.BAD_INPUT.value, Code.INPUT_TOO_LARGE.value}
-_FAILURES = {Code.EXECUTION_FAILED.value, Code.OUT_OF_MEMORY.value}
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def stock_error(problem: PennyreelError) -> dict[str, Any]:
     info = problem.info
     details = _findings(info.detail) or [info.message]
     text = f"{info.message}. {info.hint}".strip()
-    if info.code in _FAILURES:
+    if info.code in FAILURES:
         text, details = "Job processing failed", [failed_node(problem)]
     elif info.code == _UNKNOWN:
         text = f"Cannot execute because node {_missing_class(info.detail)} does not exist. {text}"
