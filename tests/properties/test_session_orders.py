@@ -100,6 +100,9 @@ _tokens: dict[str, CancelToken] = {}
 _failing: dict[str, Callable[[PennyreelError], None]] = {}
 """How the session is told that its server has died."""
 
+_sending = threading.Lock()
+"""A server dies between two jobs' sending: this one would take what is sent to a dead one."""
+
 
 async def script(fake: FakeComfy, prompt: Prompt) -> None:
     """Play the plan; the truth comes where it stands in it, or in the end."""
@@ -109,7 +112,7 @@ async def script(fake: FakeComfy, prompt: Prompt) -> None:
     told = False
     for kind, news, whose in plan["steps"]:
         if kind == "fail":
-            die(fake, prompt)
+            await die(fake, prompt)
             return
         if kind == "truth" and not told:
             told = True
@@ -120,11 +123,16 @@ async def script(fake: FakeComfy, prompt: Prompt) -> None:
         await tell_the_truth(fake, prompt, plan["truth"])
 
 
-def die(fake: FakeComfy, prompt: Prompt) -> None:
+async def die(fake: FakeComfy, prompt: Prompt) -> None:
     """Forget the session's jobs, as a server that dies does; and its supervisor tells of it."""
-    fake.running, fake.pending = None, [p for p in fake.pending if p.client != prompt.client]
-    for words in ("first", "second"):
-        _failing[prompt.id](error(Code.COMFY_CRASHED, f"the {words} words"))
+    while not _sending.acquire(blocking=False):
+        await asyncio.sleep(0.001)
+    try:
+        fake.running, fake.pending = None, [p for p in fake.pending if p.client != prompt.client]
+        for words in ("first", "second"):
+            _failing[prompt.id](error(Code.COMFY_CRASHED, f"the {words} words"))
+    finally:
+        _sending.release()
 
 
 async def act(fake: FakeComfy, prompt: Prompt, kind: str, news: Any, whose: int) -> None:
@@ -198,7 +206,8 @@ class Job:
         self._tracker = Tracker(graph)
         self._cancel, prompt_id = CancelToken(), str(uuid.uuid4())
         _tokens[prompt_id], _failing[prompt_id] = self._cancel, session.fail_all
-        self.run: Run = session.submit(graph, prompt_id=prompt_id, listener=self._hear)
+        with _sending:
+            self.run: Run = session.submit(graph, prompt_id=prompt_id, listener=self._hear)
         self._began = time.monotonic()
         self._thread = threading.Thread(target=self._follow)
         self._thread.start()
