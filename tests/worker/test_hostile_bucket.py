@@ -128,8 +128,8 @@ def test_an_object_that_is_larger_than_it_says_is_not_taken(
         store.download("s3://bucket/in.png", tmp_path / "in.png", most=2**20, **limits)
     assert caught.value.code == "input_too_large"
     del caught
-    gc.collect()
-    until(lambda: flood.open == 0)
+    # A thread of its pool may hold it a little longer.
+    until(lambda: (gc.collect(), flood.open == 0)[1])
     assert flood.sent < FLOOD
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) == 0
 

@@ -120,23 +120,30 @@ class _Slow(threading.Thread):
         self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
         self.uploading = threading.Event()
         self.over = threading.Event()
+        self._passing: list[tuple[threading.Thread, socket.socket]] = []
 
     def run(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self.server.accept()
-                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+                passing = threading.Thread(target=self._pass, args=(client,), daemon=True)
+                self._passing.append((passing, client))
+                passing.start()
 
     def _pass(self, client: socket.socket) -> None:
         with client, socket.create_connection(self.target) as store, contextlib.suppress(OSError):
             back = threading.Thread(target=self._back, args=(store, client), daemon=True)
             back.start()
-            while piece := client.recv(65536):
-                if piece.startswith((b"PUT", b"POST")):
-                    self.uploading.set()
-                    self.over.wait(30)  # the rest waits in the kernel's buffers
-                    return
-                store.sendall(piece)
+            try:
+                while piece := client.recv(65536):
+                    if piece.startswith((b"PUT", b"POST")):
+                        self.uploading.set()
+                        self.over.wait(30)  # the rest waits in the kernel's buffers
+                        return
+                    store.sendall(piece)
+            finally:
+                store.shutdown(socket.SHUT_RDWR)
+                back.join()
 
     @staticmethod
     def _back(store: socket.socket, client: socket.socket) -> None:
@@ -146,7 +153,18 @@ class _Slow(threading.Thread):
 
     def close(self) -> None:
         self.over.set()
+        with contextlib.suppress(OSError):  # closed before
+            self.server.shutdown(socket.SHUT_RDWR)  # closing alone wakes nobody
         self.server.close()
+
+    def end(self) -> None:
+        """Close, and leave no thread behind that waits at a socket's number."""
+        self.close()
+        self.join()
+        for passing, client in self._passing:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            passing.join()
 
 
 @pytest.fixture
@@ -154,7 +172,7 @@ def slow_s3(s3: S3) -> Iterator[_Slow]:
     proxy = _Slow(s3.url)
     proxy.start()
     yield proxy
-    proxy.close()
+    proxy.end()
 
 
 BIG = {"1": node("FakeBig", bytes=4 << 20, filename_prefix="big")}
