@@ -304,8 +304,7 @@ class Client:
             if self._hooks is None:
                 self._hooks = Hooks(self._given_hooks)
             hooks = self._hooks
-        ledger = self.dispatch.ledger
-        hooks.watch(job, lambda job_id: ledger.job(job_id).attempts)
+        hooks.watch(job, self.dispatch.ledger.job)
         return job
 
     def _handles(self) -> Handles:

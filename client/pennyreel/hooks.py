@@ -21,7 +21,7 @@ class JobStart:
     backend: str
     """Where it goes first; "" where that is not known yet."""
     at: float
-    """Seconds since 1970."""
+    """When it began, perhaps in another program, in seconds since 1970."""
 
 
 @dataclass(frozen=True)

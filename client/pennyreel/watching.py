@@ -20,7 +20,7 @@ from pennyreel.hooks import AttemptEnd, EventFacts, JobEnd, JobStart
 from pennyreel.types import JobEvent
 
 if TYPE_CHECKING:
-    from pennyreel.money.records import Attempt
+    from pennyreel.money import records
 
 GROUP = "pennyreel.hooks"
 MOST_WAITING = 10_000
@@ -47,8 +47,8 @@ class Followed(Protocol):
         """What happens, from the beginning."""
 
 
-Attempts = Callable[[str], "Iterable[Attempt]"]
-"""Returns what the ledger has of a job's attempts."""
+Look = Callable[[str], "records.Job"]
+"""Returns what the ledger has of a job."""
 
 
 class Hooks:
@@ -61,18 +61,18 @@ class Hooks:
         self._lines: list[_Line] | None = None
         self._watched: list[tuple[Followed, threading.Thread]] = []
 
-    def watch(self, job: Followed, attempts: Attempts) -> None:
+    def watch(self, job: Followed, look: Look) -> None:
         """Tell the hooks of a job until its end. Never raises, and reads events only.
 
         Args:
             job: it may have begun.
-            attempts: asks the ledger.
+            look: asks the ledger.
 
         """
         lines = self._open()
         if not lines:
             return
-        watcher = _Watcher(job, attempts, lines, contextvars.copy_context())
+        watcher = _Watcher(job, look, lines, contextvars.copy_context())
         thread = threading.Thread(
             target=watcher.run, name=f"pennyreel-hooks-{job.id[:8]}", daemon=True
         )
@@ -190,11 +190,11 @@ class _Watcher:
     def __init__(
         self,
         job: Followed,
-        attempts: Attempts,
+        look: Look,
         lines: list[_Line],
         context: contextvars.Context,
     ) -> None:
-        self._job, self._attempts, self._lines, self._context = job, attempts, lines, context
+        self._job, self._look, self._lines, self._context = job, look, lines, context
         self._began = time.time()
         self._backend = ""
         self._started = False
@@ -214,6 +214,8 @@ class _Watcher:
             self._backend = event.handle.backend
         if not self._started:
             self._started = True
+            with suppress(PennyreelError):  # before it was watched, or by another program
+                self._began = min(self._began, self._look(self._job.id).created_ms / 1000)
             start = JobStart(self._job.id, self._backend, self._began)
             for line in self._lines:
                 line.tell("job_started", start, self._context.run(contextvars.copy_context))
@@ -237,7 +239,7 @@ class _Watcher:
     def _settle(self, event: JobEvent) -> None:
         """Tell of the attempts that have ended since."""
         with suppress(PennyreelError):  # a ledger that is away: the next event asks again
-            for one in self._attempts(self._job.id):
+            for one in self._look(self._job.id).attempts:
                 over = one.state == "ended"
                 if isinstance(event, types.Finished):
                     over = over or one.state == "unknown"
@@ -265,7 +267,7 @@ class _Watcher:
             line.tell(method, facts)
 
 
-def _ended(one: Attempt) -> AttemptEnd:
+def _ended(one: records.Attempt) -> AttemptEnd:
     unknown = one.state == "unknown"
     began = one.sent_ms or one.intended_ms
     end = one.ended_ms or one.unknown_ms or began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import EntryPoint, EntryPoints
@@ -95,11 +96,30 @@ def test_a_job_that_is_let_go_and_gone_on_with_is_heard_of_both_times() -> None:
         job.accepted(20)
     (end,) = first.only(JobEnd)
     assert (end.outcome, end.attempts) == ("detached", 0)
+    later = time.time()
     with client(second) as one:
         one.resume(job.id).result(20)
     (start,), (attempt,), (end,) = (second.only(k) for k in (JobStart, AttemptEnd, JobEnd))
     assert start.job_id == end.job_id == job.id
     assert (attempt.outcome, end.outcome) == ("done", "done")
+    assert start.at == end.at <= attempt.at < later, "it began in the first program"
+    assert end.seconds >= attempt.seconds
+
+
+def test_a_job_that_is_watched_late_has_its_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = watching.Hooks.watch
+
+    def late(hooks: watching.Hooks, job: Any, look: Any) -> None:
+        job.result(20)
+        watch(hooks, job, look)
+
+    monkeypatch.setattr(watching.Hooks, "watch", late)
+    ears = Ears()
+    with client(ears, simulated="run_s=0.3") as one:
+        one.generate(PROMPT)
+    (start,), (end,) = ears.only(JobStart), ears.only(JobEnd)
+    assert start.at == end.at
+    assert end.seconds >= 0.3
 
 
 def test_the_async_client_tells_hooks_the_same() -> None:

@@ -135,7 +135,7 @@ def test_of_many_jobs_that_move_each_waits_for_its_turn(
     _refused(replicate)
     send = ("generate", "a boat", "--policy", ONE["policy"], "--max-cost", "1")
     assert cli(*send).code == 0
-    late = cli(*send, "--timeout", "1")
+    late = cli(*send, "--timeout", "5")  # in which its first attempt ends, and its turn comes not
     assert late.code != 0
     assert "second:there: many jobs move there; asking again in" in late.err
     waited = ledger.jobs()[0]
