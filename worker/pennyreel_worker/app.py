@@ -31,7 +31,7 @@ from pennyreel_worker.execution import CRASHES, unrepeatable
 from pennyreel_worker.gate import Gate
 from pennyreel_worker.gpu import GpuMemory
 from pennyreel_worker.info import describe
-from pennyreel_worker.job import Job, Jobs
+from pennyreel_worker.job import Dialect, Job, Jobs
 from pennyreel_worker.log import about, cleaned, log, redactor
 from pennyreel_worker.pacing import Durations, Pace
 from pennyreel_worker.reporting import Reporter
@@ -113,20 +113,14 @@ class Worker:
         self,
         request: JobRequest,
         platform_job: Mapping[str, Any],
-        *,
-        names: Mapping[str, str] | None = None,
-        partial: Callable[[PennyreelError], str] | None = None,
-        api_key: str | None = None,
+        dialect: Dialect | None = None,
     ) -> Result:
         """Run one job, or join the same attempt where it is already under way here.
 
         Args:
             request: what to run.
             platform_job: as the platform gave it.
-            names: what the graph says for each input's name (the stock dialect).
-            partial: words a failure as a warning beside what the graph made before it; None: such
-                a job fails.
-            api_key: for ComfyUI's API nodes, before the operator's own.
+            dialect: what a request of the stock worker's asks for besides.
 
         """
         digest, attempt_id = results.digest(request), request.attempt_id
@@ -149,7 +143,7 @@ class Worker:
         future.add_done_callback(lambda f: f.cancelled() or f.exception())
         attempt = self._running[attempt_id] = _Attempt(digest, future)
         try:
-            result = await self._run(request, platform_job, names, partial, api_key, attempt)
+            result = await self._run(request, platform_job, dialect, attempt)
             future.set_result(result)
             return result
         except Exception as problem:
@@ -230,19 +224,17 @@ class Worker:
         self,
         request: JobRequest,
         platform_job: Mapping[str, Any],
-        names: Mapping[str, str] | None,
-        partial: Callable[[PennyreelError], str] | None,
-        api_key: str | None,
+        dialect: Dialect | None,
         attempt: _Attempt,
     ) -> Result:
         body, store = dict(platform_job), self._store
-        api_key = api_key or self.settings.comfy_org_api_key
+        api_key = (dialect.api_key if dialect else None) or self.settings.comfy_org_api_key
         secrets = _secrets(api_key, body)
         if body.get("s3Config"):  # a client takes a second to build
             loop = asyncio.get_running_loop()
             store = await loop.run_in_executor(self._side, self._store_of, body)
         # The stock worker posts no progress, and its clients may take any output for the result.
-        post = _silent if names is not None else lambda progress: self._post(body, progress)
+        post = _silent if dialect is not None else lambda progress: self._post(body, progress)
         reporter = Reporter(post)
         job = Job(
             request=request,
@@ -256,8 +248,7 @@ class Worker:
             durations=self.durations,
             others=self._jobs,
             memory=self._memory,
-            names=names,
-            partial=partial,
+            dialect=dialect,
             api_key=api_key,
         )
         attempt.job = job

@@ -8,6 +8,7 @@ from typing import Any
 from pennyreel_contract import InfoRequest, parse_request
 from pennyreel_worker.app import Worker
 from pennyreel_worker.delivery import limit_of
+from pennyreel_worker.job import Dialect
 from pennyreel_worker.log import log, to_error
 from pennyreel_worker.stock import (
     Refusal,
@@ -55,13 +56,8 @@ async def _ours(worker: Worker, job: dict[str, Any], body: object, job_id: str) 
 async def _stock(worker: Worker, job: dict[str, Any], body: object, job_id: str) -> dict[str, Any]:
     try:
         stock = parse_stock(body, job_id)
-        result = await worker.run(
-            stock.request,
-            job,
-            names=stock.names,
-            partial=failed_node,
-            api_key=stock.comfy_org_api_key,
-        )
+        dialect = Dialect(stock.names, failed_node, stock.comfy_org_api_key)
+        result = await worker.run(stock.request, job, dialect)
         return stock_result(result, stock.request.workflow, limit_of(job_id, worker.settings))
     except Refusal as refusal:
         return {"error": str(refusal)}

@@ -40,6 +40,7 @@ from pennyreel_worker.examination import Examination, check_wanted
 from pennyreel_worker.execution import FAILURES, Executed, Execution
 from pennyreel_worker.gate import Gate
 from pennyreel_worker.gpu import GpuMemory, cost_microusd
+from pennyreel_worker.handover import Handover
 from pennyreel_worker.log import log, redactor
 from pennyreel_worker.pacing import Durations, Pace, kind_of, shape_of
 from pennyreel_worker.reporting import DELIVERED, EXECUTED, PREPARED, Listener, Reporter
@@ -75,6 +76,20 @@ class Jobs(set["Job"]):
         """Whether a graph ran since nobody's files were last removed."""
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """What a request in other words than our contract's asks for besides."""
+
+    names: Mapping[str, str]
+    """What the graph says for each input's name."""
+
+    partial: Callable[[PennyreelError], str]
+    """Of a graph that fails, what it made before is handed over, with this line as a warning."""
+
+    api_key: str | None = field(default=None, repr=False)
+    """For ComfyUI's API nodes, before the operator's own."""
+
+
 @dataclass(eq=False)
 class Job:
     """One request on its way through the worker. Each stage is one blocking call."""
@@ -91,13 +106,7 @@ class Job:
     others: Jobs
     memory: GpuMemory
     cancel: CancelToken = field(default_factory=CancelToken)
-    names: Mapping[str, str] | None = None
-    """What the graph says for each input's name, where it differs (the stock dialect)."""
-
-    partial: Callable[[PennyreelError], str] | None = None
-    """Of a graph that fails, hand over what it made before, with this line as a warning; None: the
-    job fails."""
-
+    dialect: Dialect | None = None
     api_key: str | None = field(default=None, repr=False)
     timings: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -157,7 +166,8 @@ class Job:
         graph = self._resolve()
         check_wanted(graph, request.outputs.nodes)
         self._kind, self._shape = kind_of(graph), shape_of(graph)
-        said = self.names or {item.name: item.name for item in request.inputs}
+        names = {item.name: item.name for item in request.inputs}
+        said = names if self.dialect is None else self.dialect.names
         brought = {m.name for m in request.models if m.url is not None}
         examined = self._examination = Examination(
             self.comfy, self.settings, graph, set(said), self._models, brought, attempt
@@ -255,7 +265,12 @@ class Job:
         began = time.monotonic()
         self.reporter.stage("delivering", EXECUTED)
         try:
-            result = self._hand_over(self._gather(executed), began, pool)
+            way = Handover(
+                self.request, self.job_id, self.settings, self.store, self.deadline, self.cancel,
+                tell=self._delivered, warn=self.warnings.append,
+            )  # fmt: skip
+            made = self._gather(executed)
+            result = way.of(made, lambda artifacts: self._describe(artifacts, began), pool)
             self.durations.learn(f"deliver {self._kind}", time.monotonic() - began)
         finally:
             self._remove_strays(executed.entry)
@@ -268,8 +283,8 @@ class Job:
             JobFailed: it made nothing, nobody wants a part, or it cannot be handed over.
 
         """
-        execution, line = self._execution, self.partial
-        if line is None or execution is None or problem.code not in FAILURES:
+        execution, dialect = self._execution, self.dialect
+        if dialect is None or execution is None or problem.code not in FAILURES:
             raise problem
         left = execution.left_by_failure()
         if left is None or not (collect(left.entry)[0] or left.run.images):
@@ -277,7 +292,8 @@ class Job:
         self._at(Stage.DELIVERING)
         self.pace.executed(self.job_id)
         self.timings["execute"] = left.seconds
-        self.warnings.append(redactor.clean(line(problem)))  # a node's own words may quote a key
+        # A node's own words may quote a key.
+        self.warnings.append(redactor.clean(dialect.partial(problem)))
         try:
             return self._deliver(left, pool)
         except (JobFailed, JobTimeout) as another:
@@ -411,53 +427,8 @@ class Job:
             with contextlib.suppress(PennyreelError, OSError):
                 self._locate(stray).unlink()
 
-    def _hand_over(self, made: list[delivery.Made], began: float, pool: Executor) -> Result:
-        """Deliver as asked, or by S3 where it is too large to be returned inline."""
-        how, limit = self.request.outputs.delivery, delivery.limit_of(self.job_id, self.settings)
-        if how == "s3" and self.store is None:
-            raise error(
-                Code.NOT_CONFIGURED,
-                "delivery by S3 was asked for, and this worker has no bucket",
-                hint="Set BUCKET_* on the endpoint, or ask for inline delivery.",
-            )
-        artifacts: tuple[Artifact, ...] | None
-        if self.store is None or how == "inline":
-            artifacts = delivery.inline(made, limit=limit)
-            result = None if artifacts is None else self._describe(artifacts, began)
-            if result is not None and delivery.fits(result, limit):
-                return result
-            if self.store is None:
-                raise delivery.too_large(made, limit)
-            self.warnings.append("too large to return inline: delivered by S3")
-        try:
-            artifacts = self._to_store(made, self.store, pool)
-        except JobFailed as problem:
-            # It is made and paid for: hand it over as it may be, rather than not at all.
-            artifacts = delivery.inline(made, limit=limit) if how == "auto" else None
-            if artifacts is None or problem.code != Code.STORAGE_FAILED.value:
-                raise
-            self.warnings.append(f"returned inline, since the bucket failed: {problem}")
-        result = self._describe(artifacts, began)
-        if not delivery.fits(result, limit):  # thousands of files, each with a long URL
-            raise delivery.too_large(made, limit)
-        return result
-
-    def _to_store(
-        self, made: list[delivery.Made], store: Store, pool: Executor
-    ) -> tuple[Artifact, ...]:
-        return delivery.to_store(
-            made,
-            store,
-            request=self.request,
-            job_id=self.job_id,
-            template=self.settings.key_template,
-            pool=pool,
-            deadline=self.deadline,
-            cancel=self.cancel,
-            progress=lambda share: self.reporter.stage(
-                "delivering", EXECUTED + share * (DELIVERED - EXECUTED)
-            ),
-        )
+    def _delivered(self, share: float) -> None:
+        self.reporter.stage("delivering", EXECUTED + share * (DELIVERED - EXECUTED))
 
     def _describe(self, artifacts: tuple[Artifact, ...], began: float) -> Result:
         now = time.monotonic()
