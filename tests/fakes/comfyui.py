@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import struct
@@ -144,10 +145,11 @@ class FakeComfy:
         socket = self.sockets.get(client)
         if socket is None or socket.closed:
             return
-        if isinstance(message, bytes):
-            await socket.send_bytes(message)
-        else:
-            await socket.send_str(message)
+        with contextlib.suppress(ConnectionError):  # it leaves now: the real one goes on, too
+            if isinstance(message, bytes):
+                await socket.send_bytes(message)
+            else:
+                await socket.send_str(message)
 
     async def drop(self, prompt: Prompt) -> None:
         """Cut the client's websocket without a word."""

@@ -7,7 +7,6 @@ truth, and all that a job may ever come to.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import struct
 import threading
@@ -117,8 +116,7 @@ async def script(fake: FakeComfy, prompt: Prompt) -> None:
         if kind == "truth" and not told:
             told = True
             await tell_the_truth(fake, prompt, plan["truth"])
-        with contextlib.suppress(ConnectionError):  # a websocket that was dropped takes no news
-            await act(fake, prompt, kind, news, whose)
+        await act(fake, prompt, kind, news, whose)
     if not told:
         await tell_the_truth(fake, prompt, plan["truth"])
 
